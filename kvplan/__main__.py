@@ -1,0 +1,8 @@
+"""``python -m kvplan`` and the ``kvplan`` script."""
+
+from __future__ import annotations
+
+from kvplan.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""``kvplan models``: list, show, import and check model specs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from kvplan.cli.options import FormatOption, JsonOption, OutputFormat, chosen_format
+
+models = typer.Typer(help="List, show, import and check model specs.", no_args_is_help=True)
+
+
+class SortKey(str, Enum):
+    """Columns that ``models list`` sorts by."""
+
+    name = "name"
+    parameters = "parameters"
+    context = "context"
+    cache = "cache"
+
+
+@models.command("list")
+def list_models(
+    text: Annotated[Optional[str], typer.Argument(help="Show only names, aliases and families that contain this.")] = None,
+    family: Annotated[Optional[str], typer.Option("--family", help="Show only this family.")] = None,
+    kind: Annotated[Optional[str], typer.Option("--kind", help="Show only models with this kind of layer.")] = None,
+    sort: Annotated[SortKey, typer.Option("--sort", "-s", help="Order of the rows.")] = SortKey.name,
+    output: FormatOption = OutputFormat.table,
+    as_json: JsonOption = False,
+) -> None:
+    """All packaged models: parameters, layers, longest context, cache per token."""
+    from kvplan.planning.catalogue import catalogue_entries, filter_entries, sort_entries
+
+    entries = sort_entries(filter_entries(catalogue_entries(), text, family, kind), sort.value)
+    _write("models list", "models", [entry.fields() for entry in entries], chosen_format(output, as_json))
+
+
+@models.command("show")
+def show(
+    model: Annotated[str, typer.Argument(help="Name, alias, spec, config.json, folder, .gguf or Hub id.")],
+    output: FormatOption = OutputFormat.table,
+    as_json: JsonOption = False,
+) -> None:
+    """One model: its spec as YAML, with the source of every figure."""
+    from kvplan.specs.reference import resolve_model
+    from kvplan.specs.spec_yaml import write_spec
+
+    found = resolve_model(model)
+    if chosen_format(output, as_json) is OutputFormat.json:
+        from kvplan.specs.spec_yaml import spec_mapping
+
+        _write_json("models show", spec_mapping(found), found.notes)
+        return
+    typer.echo(write_spec(found).rstrip())
+
+
+@models.command("import")
+def import_model(
+    path: Annotated[str, typer.Argument(help="A config.json, a folder that holds one, a .gguf file or a Hub id.")],
+    output_path: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="Write the spec here instead of to stdout.")
+    ] = None,
+    name: Annotated[Optional[str], typer.Option("--name", help="Name of the spec; else the file's or folder's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Turn a config.json or a GGUF header into a model spec."""
+    from dataclasses import replace
+
+    from kvplan.core.errors import UsageError
+    from kvplan.specs.reference import resolve_model
+    from kvplan.specs.spec_yaml import write_spec
+
+    model = resolve_model(path)
+    text = write_spec(replace(model, name=name) if name else model)
+    for note in model.notes:
+        typer.echo(f"note: {note}", err=True)
+    if output_path is None:
+        typer.echo(text.rstrip())
+        return
+    if output_path.exists() and not force:
+        raise UsageError(f"{output_path} exists", "add --force to overwrite it")
+    try:
+        output_path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{output_path}: cannot be written ({error.strerror})") from None
+    typer.echo(f"wrote {output_path}", err=True)
+
+
+@models.command("check")
+def check(
+    path: Annotated[Path, typer.Argument(help="A spec YAML, a config.json, a folder or a .gguf file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a spec or a config: every mistake at once, with its path."""
+    from kvplan.core.errors import FileError
+    from kvplan.specs.reference import resolve_model
+
+    if not path.exists():
+        raise FileError(f"{path}: no such file")
+    model = resolve_model(str(path))
+    summary = {
+        "name": model.name,
+        "family": model.family,
+        "num_layers": model.architecture.num_layers,
+        "num_parameters": model.architecture.parameters.total if model.architecture.parameters else None,
+    }
+    if as_json:
+        _write_json("models check", summary, model.notes)
+        return
+    for note in model.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{path}: good ({model.name}, {model.family}, {model.architecture.num_layers} layers)")
+
+
+def _write(command: str, key: str, rows: list[dict[str, Any]], output: OutputFormat) -> None:
+    if output is OutputFormat.json:
+        _write_json(command, {key: rows})
+    elif output is OutputFormat.csv:
+        from kvplan.reports.to_csv import render_csv
+
+        typer.echo(render_csv(list(rows[0]) if rows else [], [list(row.values()) for row in rows]))
+    elif output is OutputFormat.markdown:
+        from kvplan.reports.model_rows import MODEL_HEADER, model_row
+        from kvplan.reports.to_markdown import markdown_table
+
+        typer.echo(markdown_table(MODEL_HEADER, [model_row(row) for row in rows]))
+    else:
+        from kvplan.reports.model_rows import MODEL_HEADER, model_row
+        from kvplan.reports.to_table import grid, stdout_console
+
+        stdout_console().print(grid(MODEL_HEADER, [model_row(row) for row in rows], left_columns=2))
+        typer.echo(f"{len(rows)} models", err=True)
+
+
+def _write_json(command: str, result: dict[str, Any], warnings: tuple[str, ...] = ()) -> None:
+    from kvplan.reports.to_json import render_success
+
+    typer.echo(render_success(command, result, warnings))

@@ -1,0 +1,169 @@
+"""``kvplan size``: how large is the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from kvplan.cli.options import ExplainOption, FormatOption, JsonOption, OutputFormat, chosen_format
+
+if TYPE_CHECKING:
+    from kvplan.core.model import Model
+    from kvplan.core.request import SizeResult
+    from kvplan.planning.request import RequestWords
+
+DEFAULT_CONTEXTS = (8192, 32768, 131072)
+"""Shown side by side when no context is given: a length must be chosen by the user, never assumed."""
+
+
+def size(
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id; repeat to compare."),
+    ],
+    ctx: Annotated[
+        Optional[list[str]],
+        typer.Option("--ctx", "-c", help="Context in tokens: 8192, 32k, 1M; repeat or separate by commas."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-n", help="Sequences held at the same time.")] = 1,
+    kv_dtype: Annotated[
+        str, typer.Option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")
+    ] = "auto",
+    kv_dtype_skip_layers: Annotated[
+        Optional[str],
+        typer.Option("--kv-dtype-skip-layers", help="Layers left in the model's dtype: 0,1,-1 or sliding_window."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option("--policy", "-p", help="Retention: none, window:4096,sinks=4, h2o:keep=0.2, tiers:…")
+    ] = "none",
+    encoder_tokens: Annotated[
+        Optional[str], typer.Option("--encoder-tokens", help="Encoder length of models with cross-attention.")
+    ] = None,
+    mtp: Annotated[bool, typer.Option("--mtp", help="Count the draft (multi-token prediction) layers too.")] = False,
+    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel size.")] = 1,
+    pp: Annotated[int, typer.Option("--pp", help="Pipeline-parallel size.")] = 1,
+    dp: Annotated[int, typer.Option("--dp", help="Data-parallel replicas.")] = 1,
+    dcp: Annotated[int, typer.Option("--dcp", help="Decode-context-parallel size, inside tp.")] = 1,
+    weights: Annotated[
+        Optional[str], typer.Option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", "-e", help="Engine whose allocation is counted.")] = "none",
+    explain: ExplainOption = False,
+    output: FormatOption = OutputFormat.table,
+    as_json: JsonOption = False,
+) -> None:
+    """How large is the KV cache of a model at a context: exact bytes, by kind of layer."""
+    from kvplan.core.parallel import Parallel
+    from kvplan.planning.request import RequestWords
+
+    words = RequestWords(
+        concurrency=concurrency,
+        kv_dtype=kv_dtype,
+        policy=policy,
+        skip_layers=kv_dtype_skip_layers,
+        encoder_tokens=encoder_tokens,
+        include_draft=mtp,
+        parallel=Parallel(tp=tp, pp=pp, dp=dp, dcp=dcp),
+    )
+    results = _size_all(model, ctx, words, engine, weights)
+    _write(results, chosen_format(output, as_json), explain)
+
+
+def _size_all(
+    references: list[str], contexts: list[str] | None, words: RequestWords, engine_name: str, weights: str | None
+) -> list[SizeResult]:
+    from kvplan.core.errors import UsageError
+    from kvplan.engines import get_engine
+    from kvplan.planning.request import build_request
+    from kvplan.planning.size import size_model
+    from kvplan.specs.reference import resolve_model
+
+    engine = get_engine(engine_name)
+    results = []
+    for reference in references:
+        model = resolve_model(reference)
+        weight_format = _weight_format(model, weights)
+        for context in _contexts(model, contexts):
+            results.append(size_model(model, build_request(model, context, words), engine, weight_format))
+    if not results:
+        raise UsageError("--model and --ctx name nothing to size")
+    return results
+
+
+def _contexts(model: Model, contexts: list[str] | None) -> list[str]:
+    if contexts is not None:
+        return [piece for text in contexts for piece in _split(text)]
+    longest = model.architecture.max_context_tokens or DEFAULT_CONTEXTS[-1]
+    return [str(tokens) for tokens in DEFAULT_CONTEXTS if tokens <= longest] or [str(longest)]
+
+
+def _split(text: str) -> list[str]:
+    """Commas separate contexts, except inside a number with thousands separators such as 131,072."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    thousands = len(pieces) > 1 and all(piece.isdigit() for piece in pieces) and all(len(p) == 3 for p in pieces[1:])
+    return [text] if thousands and len(pieces[0]) <= 3 else [piece for piece in pieces if piece]
+
+
+def _weight_format(model: Model, name: str | None) -> object:
+    from kvplan.core.weights import get_weight_format
+
+    if name is not None:
+        return get_weight_format(name)
+    if model.weights.exact_bytes is not None:
+        return None
+    return get_weight_format(model.weights.weight_format or model.dtype)
+
+
+def _write(results: list[SizeResult], output: OutputFormat, explain: bool) -> None:
+    if output is OutputFormat.json:
+        _write_json(results, explain)
+    elif output is OutputFormat.csv:
+        from kvplan.reports.to_csv import size_csv
+
+        typer.echo(size_csv(results))
+    elif output is OutputFormat.markdown:
+        from kvplan.reports.to_markdown import size_markdown
+
+        typer.echo(size_markdown(results))
+    else:
+        _write_table(results)
+    if output is not OutputFormat.json:
+        if explain:
+            _write_explanation(results)
+        for warning in _warnings(results):
+            typer.echo(f"note: {warning}", err=True)
+
+
+def _write_json(results: list[SizeResult], explain: bool) -> None:
+    from kvplan.reports.to_json import render_success, size_fields
+
+    fields = [size_fields(result) for result in results]
+    if explain:
+        from kvplan.reports.explain import explain_size
+
+        for entry, result in zip(fields, results):
+            entry["explanation"] = explain_size(result)
+    answer = fields[0] if len(fields) == 1 else {"results": fields}
+    typer.echo(render_success("size", answer, _warnings(results)))
+
+
+def _write_table(results: list[SizeResult]) -> None:
+    from kvplan.planning.next_steps import next_steps
+    from kvplan.reports.to_table import print_comparison, print_size, stdout_console
+
+    if len(results) == 1:
+        print_size(results[0], next_steps(results[0]), stdout_console())
+    else:
+        print_comparison(results, stdout_console())
+
+
+def _write_explanation(results: list[SizeResult]) -> None:
+    from kvplan.reports.explain import explain_size
+
+    for result in results:
+        typer.echo("\n" + "\n".join(explain_size(result)))
+
+
+def _warnings(results: list[SizeResult]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(warning for result in results for warning in result.warnings))

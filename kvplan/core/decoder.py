@@ -1,0 +1,200 @@
+"""A decoder put together layer by layer: what each layer stores and weighs, summed up to an Architecture.
+
+Families whose layers differ (dense and sparse, windowed and full) describe each one as a ``Block`` and leave the sums
+to ``decoder``. Load-balancing biases of routers are buffers, not parameters, and are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kvplan.core.config_reader import ConfigReader
+from kvplan.core.counting import AttentionShape, gated_mlp, linear
+from kvplan.core.mixture import MixtureShape, read_sparse_layers
+from kvplan.core.model import Architecture, Layer, Parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedForward:
+    """Parameters of one layer's feed-forward part; ``idle`` counts those of the experts a token does not visit."""
+
+    mlp: int = 0
+    experts: int = 0
+    router: int = 0
+    idle: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.mlp + self.experts + self.router
+
+
+def dense_feed_forward(hidden_size: int, intermediate_size: int, bias: bool = False) -> FeedForward:
+    """A gated MLP."""
+    return FeedForward(mlp=gated_mlp(hidden_size, intermediate_size, bias))
+
+
+def mixture_feed_forward(shape: MixtureShape, router_bias: bool = False) -> FeedForward:
+    """Routed experts with their router, and the shared expert if there is one."""
+    router = linear(shape.hidden_size, shape.num_experts, router_bias)
+    return FeedForward(mlp=shape.shared, experts=shape.experts, router=router, idle=shape.idle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One decoder layer: what it stores, and its parameters by part."""
+
+    layer: Layer
+    attention: int
+    norms: int
+    feed_forward: FeedForward
+    state: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """Parameters of the whole layer."""
+        return self.attention + self.state + self.norms + self.feed_forward.total + self.other
+
+
+def decoder(
+    config: ConfigReader,
+    blocks: Sequence[Block],
+    *,
+    hidden_size: int,
+    num_heads: int | None,
+    tied: bool = False,
+    final_norm: int | None = None,
+    head_bias: bool = False,
+    other: int = 0,
+    draft: Sequence[Block] = (),
+    num_positions: int = 0,
+    vocab_keys: Sequence[str] = ("vocab_size",),
+    context_keys: Sequence[str] = ("max_position_embeddings",),
+) -> Architecture:
+    """The Architecture of ``blocks`` between an embedding and an output head.
+
+    ``tied`` is the class default where the config does not say; ``final_norm`` defaults to one vector; ``other``
+    counts what belongs to no layer; ``num_positions`` is the height of a learned position table; the ``_keys`` are the
+    family's names for its vocabulary and its longest context. A draft layer adds a 2:1 projection and three norms
+    (DeepSeek-V3, arXiv 2412.19437, section 2.2). Raises MissingKeyError without the vocabulary's size.
+    """
+    vocab_size = config.integer(*vocab_keys)
+    is_tied = config.flag("tie_word_embeddings", default=tied)
+    feeds = [block.feed_forward for block in blocks]
+    head = 0 if is_tied else vocab_size * hidden_size
+    counts = Parameters(
+        embedding=(vocab_size + num_positions) * hidden_size,
+        output_head=head + (vocab_size if head_bias else 0),
+        attention=sum(block.attention for block in blocks),
+        state=sum(block.state for block in blocks),
+        mlp=sum(feed.mlp for feed in feeds),
+        experts=sum(feed.experts for feed in feeds),
+        routers=sum(feed.router for feed in feeds),
+        norms=sum(block.norms for block in blocks) + (hidden_size if final_norm is None else final_norm),
+        other=sum(block.other for block in blocks) + other,
+        mtp=sum(block.total for block in draft) + len(draft) * (2 * hidden_size + 3) * hidden_size,
+    )
+    return Architecture(
+        layers=tuple(block.layer for block in blocks),
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        max_context_tokens=config.optional_integer(*context_keys),
+        draft_layers=tuple(block.layer for block in draft),
+        parameters=with_active(counts, sum(feed.idle for feed in feeds)),
+    )
+
+
+def with_active(counts: Parameters, idle: int) -> Parameters:
+    """The counts with ``active`` set: all parameters but the ``idle`` ones; None for a model without experts."""
+    return replace(counts, active=counts.total - idle) if counts.experts else counts
+
+
+def read_attention_shape(
+    config: ConfigReader,
+    *,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+) -> AttentionShape:
+    """The attention of a config: heads, grouped heads and widths.
+
+    ``num_kv_heads`` and ``head_dim`` are the class defaults of a family for absent keys; None means all heads, and
+    hidden_size / num_attention_heads. A stated null always means that. Raises SpecError where heads do not divide.
+    """
+    hidden = config.integer("hidden_size")
+    heads = config.integer("num_attention_heads")
+    kv_heads = read_defaulted(config, "num_key_value_heads", num_kv_heads) or heads
+    width = read_defaulted(config, "head_dim", head_dim)
+    if width is None and hidden % heads:
+        config.wrong("hidden_size", f"{hidden} is no multiple of the {heads} attention heads, and there is no head_dim")
+    if heads % kv_heads:
+        config.wrong("num_key_value_heads", f"{kv_heads} does not divide the {heads} attention heads")
+    return AttentionShape(
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=width or hidden // heads,
+        qkv_bias=qkv_bias,
+        output_bias=output_bias,
+    )
+
+
+def read_defaulted(config: ConfigReader, name: str, class_default: int | None) -> int | None:
+    """A key whose absence means the class default (with a note) and whose stated null means none."""
+    if name not in config.values and class_default is not None:
+        config.ignore(name)
+        config.note(f"{config.path}{name} is absent: {class_default}, the default of transformers 5.23, is assumed")
+        return class_default
+    return config.optional_integer(name)
+
+
+def read_mixture(
+    config: ConfigReader,
+    hidden_size: int,
+    expert_size: int,
+    *,
+    num_experts: Sequence[str] = ("num_local_experts", "num_experts", "n_routed_experts"),
+    num_active: Sequence[str] = ("num_experts_per_tok",),
+    shared_size: int = 0,
+) -> MixtureShape:
+    """The experts of a config, by the names of the two keys that count them. Raises MissingKeyError without them."""
+    experts = config.integer(*num_experts)
+    active = config.integer(*num_active)
+    if active > experts:
+        config.wrong(num_active[0], f"must not exceed the {experts} experts, not {active}")
+    return MixtureShape(
+        hidden_size=hidden_size,
+        expert_intermediate_size=expert_size,
+        num_experts=experts,
+        num_active=active,
+        shared_intermediate_size=shared_size,
+    )
+
+
+def read_deepseek_feed_forwards(config: ConfigReader, hidden_size: int, num_layers: int) -> list[FeedForward]:
+    """The feed-forward of every layer as DeepSeek-V2 and its descendants spell it.
+
+    A null ``n_routed_experts`` means that every layer is dense. Raises MissingKeyError where a needed size is absent.
+    """
+    stated_null = "n_routed_experts" in config.values and not config.has("n_routed_experts")
+    sparse = num_layers * [False] if stated_null else read_sparse_layers(config, num_layers)
+    dense = mixture = FeedForward()
+    if not all(sparse):
+        bias = config.flag("mlp_bias", default=False)
+        dense = dense_feed_forward(hidden_size, config.integer("intermediate_size"), bias)
+    if any(sparse):
+        size = config.integer("moe_intermediate_size")
+        shared_size = size * config.integer("n_shared_experts", default=0, minimum=0)
+        counts = ("n_routed_experts", "num_local_experts", "num_experts")
+        shape = read_mixture(config, hidden_size, size, num_experts=counts, shared_size=shared_size)
+        mixture = mixture_feed_forward(shape)
+    return [mixture if is_sparse else dense for is_sparse in sparse]
+
+
+def check_length(config: ConfigReader, name: str, values: Sequence[object], num_layers: int) -> None:
+    """Refuse a per-layer list that does not have one entry per layer."""
+    if len(values) != num_layers:
+        config.wrong(name, f"has {len(values)} entries for {num_layers} layers")

@@ -1,0 +1,105 @@
+"""The contract of a retention policy: of the tokens that geometry keeps, how many stay, and in which format.
+
+A policy never sees a model. It sees one layer's resident tokens and where the layer stands among the layers that
+hold prunable tokens, and answers with tiers from newest to oldest. Which tokens are kept is the runtime's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """``tokens`` kept tokens of one layer; ``cache_format`` is None where the request's own format holds them."""
+
+    tokens: int
+    cache_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer stands: the ``index``-th of ``count`` layers with prunable tokens."""
+
+    index: int
+    count: int
+
+
+class RetentionPolicy(Protocol):
+    """What sizing asks of a policy. Policies are frozen dataclasses; their fields are their options."""
+
+    name: ClassVar[str]
+
+    def tiers(self, resident_tokens: int, place: Place) -> tuple[Tier, ...]:
+        """Kept tokens of one layer, newest tier first; their sum lies between 1 and ``resident_tokens``."""
+        ...
+
+    def growth(self, resident_tokens: int, place: Place) -> Fraction:
+        """Kept tokens that one more resident token adds, in the last tier: between 0 and 1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRatio:
+    """Base of the policies that keep a share of every layer's tokens, chosen by a score and rounded down.
+
+    ``keep`` lies in (0, 1]; 1 keeps everything. Subclasses name themselves and say how tokens are scored.
+    """
+
+    name: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    keep: Fraction = Fraction(1, 2)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError on a ratio outside (0, 1]."""
+        require_ratio("keep", self.keep)
+
+    def tiers(self, resident_tokens: int, place: Place) -> tuple[Tier, ...]:
+        """One tier: ``keep`` of the resident tokens, at least one."""
+        return (Tier(floor_ratio(self.keep, resident_tokens)),)
+
+    def growth(self, resident_tokens: int, place: Place) -> Fraction:
+        """``keep``, on average."""
+        return self.keep
+
+
+def require_ratio(name: str, ratio: Fraction) -> None:
+    """Raise ValueError unless ``ratio`` lies in (0, 1]."""
+    if not 0 < ratio <= 1:
+        raise ValueError(f"{name} must lie above 0 and not above 1, not {ratio}")
+
+
+def require_tokens(name: str, tokens: int, minimum: int) -> None:
+    """Raise ValueError unless ``tokens`` is at least ``minimum``."""
+    if tokens < minimum:
+        raise ValueError(f"{name} must be at least {minimum} tokens, not {tokens}")
+
+
+def kept_tokens(policy: RetentionPolicy, resident_tokens: int, place: Place) -> int:
+    """The sum of a policy's tiers."""
+    return sum(tier.tokens for tier in policy.tiers(resident_tokens, place))
+
+
+def floor_ratio(ratio: Fraction, tokens: int) -> int:
+    """``ratio`` of ``tokens``, rounded down but never below one token."""
+    return max(1, int(ratio * tokens)) if tokens else 0
+
+
+def describe_policy(policy: RetentionPolicy) -> str:
+    """The policy as ``--policy`` takes it, every option written out: ``h2o:keep=0.2``."""
+    text: str | None = getattr(policy, "text", None)
+    if text is not None:
+        return text
+    options = fields(policy) if is_dataclass(policy) else ()
+    pairs = ",".join(f"{item.name}={_plain(getattr(policy, item.name))}" for item in options)
+    return f"{policy.name}:{pairs}" if pairs else policy.name
+
+
+def _plain(value: Any) -> str:
+    """A ratio as a decimal where that is exact (``0.2``), else as a fraction (``1/3``)."""
+    if not isinstance(value, Fraction):
+        return str(value)
+    decimal = f"{float(value):g}"
+    return decimal if Fraction(decimal) == value else str(value)

@@ -1,0 +1,105 @@
+"""Finds formats, policies, engines and families: one module per entry, found by its file name.
+
+An entry is asked for by the name of its file (``bf16`` is ``kvplan/formats/bf16.py``), so the common path imports
+one module. Aliases live in the modules themselves: they are looked for only when no file carries the name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kvplan.core.errors import UnknownNameError, UsageError
+from kvplan.core.units import parse_ratio, parse_tokens
+
+
+def modules(package: str) -> Iterator[ModuleType]:
+    """Every module of an extension folder such as ``kvplan.formats``, in the order of their names."""
+    folder = Path(next(iter(import_module(package).__path__)))
+    for path in sorted(folder.glob("*.py")):
+        if path.stem != "__init__":
+            yield import_module(f"{package}.{path.stem}")
+
+
+def has_module(package: str, name: str) -> bool:
+    """Whether the folder has a file of this name."""
+    folder = Path(next(iter(import_module(package).__path__)))
+    return name.isidentifier() and name != "__init__" and (folder / f"{name}.py").is_file()
+
+
+def find_module(package: str, name: str, what: str, names_of: Callable[[ModuleType], list[str]]) -> ModuleType:
+    """The module whose file carries ``name``, else the one that lists it as an alias. Raises UnknownNameError."""
+    if has_module(package, name):
+        return import_module(f"{package}.{name}")
+    return find_alias(package, name, what, names_of)
+
+
+def split_call(text: str, what: str) -> tuple[str, list[str], dict[str, str]]:
+    """``h2o:keep=0.2`` as (name, positional, options). Raises UsageError on a malformed one."""
+    name, _, rest = text.strip().partition(":")
+    positional: list[str] = []
+    options: dict[str, str] = {}
+    for item in filter(None, (piece.strip() for piece in rest.split(","))):
+        key, equals, value = item.partition("=")
+        if not equals:
+            positional.append(item)
+        elif key in options:
+            raise UsageError(f"{what} {text!r} gives {key} twice")
+        else:
+            options[key.strip()] = value.strip()
+    return name.strip().lower().replace("-", "_"), positional, options
+
+
+def configure(entry: Any, positional: list[str], options: Mapping[str, str], fixed: tuple[str, ...], what: str) -> Any:
+    """A copy of a frozen dataclass with some fields set from text; fields in ``fixed`` are not options.
+
+    A field's default decides how its text is read: tokens for whole numbers, an exact ratio for fractions.
+    Positional values fill the fields in order. Raises UsageError on unknown options and impossible values.
+    """
+    allowed = [item.name for item in dataclasses.fields(entry) if item.name not in fixed]
+    if len(positional) > len(allowed):
+        raise UsageError(f"{what} takes at most {len(allowed)} values", _options_hint(allowed))
+    given = dict(zip(allowed, positional))
+    for key, value in options.items():
+        if key not in allowed:
+            raise UsageError(f"{what} has no option {key!r}", _options_hint(allowed))
+        if key in given:
+            raise UsageError(f"{what} gives {key} twice")
+        given[key] = value
+    changes = {key: _coerce(getattr(entry, key), text, f"{what} {key}") for key, text in given.items()}
+    try:
+        return dataclasses.replace(entry, **changes)
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}") from None
+
+
+def find_alias(package: str, name: str, what: str, names_of: Callable[[ModuleType], list[str]]) -> ModuleType:
+    """The module of a folder that lists ``name`` among its names. Raises UnknownNameError."""
+    known: list[str] = []
+    for module in modules(package):
+        names = names_of(module)
+        if name in names:
+            return module
+        known += names
+    raise UnknownNameError(what, name, known)
+
+
+def _coerce(default: Any, text: str, what: str) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{what} must be true or false, not {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, Fraction):
+        return parse_ratio(text, what)
+    if isinstance(default, int):
+        return 0 if text == "0" else parse_tokens(text, what)
+    return text
+
+
+def _options_hint(allowed: list[str]) -> str:
+    return "its options: " + ", ".join(allowed) if allowed else "it takes no options"

@@ -1,0 +1,1 @@
+"""Floor 5: a result in, text out. Nothing is computed here."""

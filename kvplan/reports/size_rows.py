@@ -1,0 +1,167 @@
+"""The rows of a size report, as plain text cells: shared by the table, Markdown and CSV renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvplan.core.policy import describe_policy
+from kvplan.core.request import KindAllocation, SizeResult
+from kvplan.core.units import format_bytes, format_count, format_tokens
+
+KIND_WORDS = {
+    "full_attention": "full attention",
+    "sliding_window": "sliding window",
+    "chunked_local": "chunked local",
+    "latent": "latent (MLA)",
+    "index_keys": "index keys",
+    "compressed_stream": "compressed stream",
+    "cross_attention": "cross-attention",
+    "shared": "shared with another layer",
+    "none": "no cache",
+    "mamba1": "Mamba state",
+    "mamba2": "Mamba-2 state",
+    "gated_delta_net": "gated delta net state",
+    "kda": "Kimi delta state",
+    "linear_attention": "linear attention state",
+    "rg_lru": "RG-LRU state",
+    "rwkv": "RWKV state",
+    "short_conv": "short convolution",
+    "state_buffer": "compressor state",
+}
+"""How a report calls each kind of layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One summary line: a label, a value, and a remark in words."""
+
+    label: str
+    value: str
+    remark: str = ""
+
+
+LAYER_HEADER = ("layers", "count", "KV heads", "head dim", "kept tokens", "per token", "size")
+COMPARISON_HEADER = ("model", "context", "KV dtype", "cache", "per token", "textbook", "weights")
+
+
+def headline(result: SizeResult) -> str:
+    """The request in one line."""
+    request = result.request
+    sequences = "1 sequence" if request.concurrency == 1 else f"{request.concurrency:,} sequences"
+    words = [result.model.name, f"{format_tokens(request.context_tokens)} tokens", sequences]
+    words.append(request.choice.kv_format.name)
+    policy = describe_policy(request.choice.policy)
+    if policy != "none":
+        words.append(policy)
+    if result.engine != "none":
+        words.append(f"{result.engine} {result.engine_version or ''}".strip())
+    return " · ".join(words)
+
+
+def summary_lines(result: SizeResult) -> list[Line]:
+    """What the cache takes, beside the textbook figure, the weights and the ranks."""
+    lines = [Line("KV cache", format_bytes(result.geometry_bytes), f"{result.geometry_bytes:,} bytes")]
+    lines.append(_growth_line(result))
+    if result.fixed_bytes_per_sequence:
+        lines.append(
+            Line("fixed per sequence", format_bytes(result.fixed_bytes_per_sequence), "whatever the context")
+        )
+    if result.uncompressed_bytes != result.geometry_bytes:
+        lines.append(_saving_line(result))
+    lines.append(Line("textbook formula", format_bytes(result.textbook_bytes), _textbook_remark(result)))
+    if result.weights_bytes is not None:
+        lines.append(_weights_line(result))
+    if len(result.allocated_bytes_per_rank) > 1 or result.engine != "none":
+        lines += _rank_lines(result)
+    return lines
+
+
+def layer_rows(result: SizeResult) -> list[tuple[str, ...]]:
+    """One row for each kind of layer."""
+    return [_layer_row(layer) for layer in result.layers]
+
+
+def comparison_rows(results: Sequence[SizeResult]) -> list[tuple[str, ...]]:
+    """One row for each of several requests."""
+    return [
+        (
+            result.model.name,
+            format_tokens(result.request.context_tokens),
+            result.request.choice.kv_format.name,
+            format_bytes(result.geometry_bytes),
+            format_bytes(result.bytes_per_token),
+            format_bytes(result.textbook_bytes),
+            "unknown" if result.weights_bytes is None else format_bytes(result.weights_bytes),
+        )
+        for result in results
+    ]
+
+
+def _growth_line(result: SizeResult) -> Line:
+    if not result.bytes_per_token:
+        return Line("per token", "0 B", "no layer grows any more at this context")
+    remark = f"{result.bytes_per_token:,} bytes for each further token of a sequence"
+    return Line("per token", format_bytes(result.bytes_per_token), remark)
+
+
+def _saving_line(result: SizeResult) -> Line:
+    native = result.request.choice.kv_format.native.name
+    remark = f"{result.saving_ratio:.2f}x saved"
+    if result.nominal_saving_ratio != 1:
+        remark += f" (nominal {result.nominal_saving_ratio:g}x, before scales and native parts)"
+    return Line(f"all in {native}", format_bytes(result.uncompressed_bytes), remark)
+
+
+def _textbook_remark(result: SizeResult) -> str:
+    if result.textbook_bytes == result.geometry_bytes:
+        return "the same: every layer keeps full keys and values"
+    if not result.geometry_bytes:
+        return "but this model keeps nothing"
+    if result.textbook_bytes > result.geometry_bytes:
+        return f"{result.textbook_bytes / result.geometry_bytes:.1f}x too much for this model"
+    return f"{result.geometry_bytes / result.textbook_bytes:.1f}x too little for this model"
+
+
+def _weights_line(result: SizeResult) -> Line:
+    share = f"the cache is {result.kv_share_ratio:.0%} of both" if result.kv_share_ratio is not None else ""
+    parameters = result.model.architecture.parameters
+    count = f"{format_count(parameters.total)} parameters, " if parameters else ""
+    label = f"weights ({result.weight_format})" if result.weight_format else "weights"
+    return Line(label, format_bytes(result.weights_bytes or 0), count + share)
+
+
+def _rank_lines(result: SizeResult) -> list[Line]:
+    ranks = result.allocated_bytes_per_rank
+    parallel = result.request.parallel
+    layout = ", ".join(
+        f"{name} {size}"
+        for name, size in (("tp", parallel.tp), ("pp", parallel.pp), ("dp", parallel.dp), ("dcp", parallel.dcp))
+        if size > 1
+    )
+    lines = [Line("all ranks", format_bytes(result.allocated_bytes), layout or "one rank")]
+    if len(set(ranks)) == 1:
+        lines.append(Line("each rank", format_bytes(ranks[0]), f"{len(ranks)} ranks alike"))
+    else:
+        lines.append(Line("largest rank", format_bytes(max(ranks)), f"smallest {format_bytes(min(ranks))}"))
+    if len(result.stage_layers) > 1:
+        lines.append(Line("layers per stage", " ".join(map(str, result.stage_layers))))
+    return lines
+
+
+def _layer_row(layer: KindAllocation) -> tuple[str, ...]:
+    dims = "" if layer.head_dim is None else str(layer.head_dim)
+    if layer.v_head_dim not in (None, layer.head_dim):
+        dims += f"/{layer.v_head_dim}"
+    kept = f"{layer.kept_tokens:,}" if layer.kept_tokens else ""
+    if layer.kept_tokens != layer.resident_tokens:
+        kept += f" of {layer.resident_tokens:,}"
+    return (
+        KIND_WORDS.get(layer.kind, layer.kind),
+        str(layer.count),
+        "" if layer.num_kv_heads is None else str(layer.num_kv_heads),
+        dims,
+        kept,
+        format_bytes(layer.bytes_per_token) if layer.bytes_per_token else "",
+        format_bytes(layer.allocated_bytes),
+    )

@@ -1,0 +1,105 @@
+"""A ``config.json`` becomes a Model: finds the family, lets it read, and refuses what nobody understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kvplan.core.config_reader import ConfigReader
+from kvplan.core.errors import SpecError, UnknownArchitectureError
+from kvplan.core.family import Family
+from kvplan.core.model import Architecture, Model
+from kvplan.families import all_families
+from kvplan.specs.json_file import load_json_object
+from kvplan.specs.neutral_keys import NEUTRAL_KEYS, looks_structural
+
+MAX_CONFIG_BYTES = 16 * 1024**2
+"""Real configs are below 100 KB; anything above this is not one."""
+
+PLAIN_DECODER = "llama"
+"""The family that may read an architecture nobody claims, if it understands every key."""
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The mapping in a config file. Raises FileError when it is no JSON object."""
+    return load_json_object(path, "a model config", MAX_CONFIG_BYTES)
+
+
+def read_config(values: Mapping[str, Any], source: str, name: str) -> Model:
+    """The Model of a config. Raises SpecError, MissingKeyError or UnknownArchitectureError with the key at fault."""
+    reader = ConfigReader(values, source, resolve=_read_nested)
+    family, architecture = _read(reader)
+    notes = tuple(dict.fromkeys((*architecture.notes, *reader.notes)))
+    return Model(
+        name=name,
+        source=source,
+        family=family.name,
+        dtype=compute_dtype(values),
+        architecture=replace(architecture, notes=notes),
+        notes=notes,
+    )
+
+
+def compute_dtype(values: Mapping[str, Any]) -> str:
+    """The 16-bit dtype that engines compute in: ``fp16`` where the config says float16, else ``bf16``."""
+    for mapping in (values, values.get("text_config"), values.get("llm_config")):
+        if isinstance(mapping, Mapping):
+            stated = mapping.get("torch_dtype") or mapping.get("dtype")
+            if isinstance(stated, str):
+                return "fp16" if stated.rpartition(".")[2] in ("float16", "half") else "bf16"
+    return "bf16"
+
+
+def _read_nested(reader: ConfigReader, model_type: str | None) -> Architecture:
+    if model_type is not None:
+        reader.complete({"model_type": model_type})
+    architecture = _read(reader, model_type)[1]
+    reader.settle()  # judged here, by its own family: the enclosing config need not know its keys
+    return replace(architecture, notes=tuple(dict.fromkeys((*architecture.notes, *reader.notes))))
+
+
+def _read(reader: ConfigReader, model_type: str | None = None) -> tuple[Family, Architecture]:
+    family = _claiming_family(reader, reader.values.get("model_type") or model_type)
+    try:
+        architecture = (family or _plain_decoder()).read(reader)
+    except ValueError as error:  # a layer kind's own range check
+        raise SpecError(reader.source, [f"{reader.path or 'config'}: {error}"]) from None
+    _refuse_unread(reader, family)
+    return family or _plain_decoder(), architecture
+
+
+def _claiming_family(reader: ConfigReader, model_type: object) -> Family | None:
+    architectures = reader.values.get("architectures") or []
+    if not isinstance(architectures, list):
+        architectures = []
+    for family in all_families():
+        if model_type in family.model_types:
+            return family
+    for family in all_families():
+        if any(name in family.architectures for name in architectures):
+            return family
+    for family in all_families():
+        if family.claims is not None and family.claims(reader):
+            return family
+    return None
+
+
+def _plain_decoder() -> Family:
+    return next(family for family in all_families() if family.name == PLAIN_DECODER)
+
+
+def _refuse_unread(reader: ConfigReader, family: Family | None) -> None:
+    neutral = NEUTRAL_KEYS | (family or _plain_decoder()).neutral_keys
+    unknown = [key for key, value in reader.unread().items() if value and key.rpartition(".")[2] not in neutral]
+    if family is not None:
+        unknown = [key for key in unknown if looks_structural(key)]
+    if not unknown:
+        return
+    what = reader.values.get("model_type") or next(iter(reader.values.get("architectures") or []), "no model_type")
+    raise UnknownArchitectureError(
+        reader.source,
+        [f"{what}: the key {key!r} is unknown and could change the cache" for key in sorted(unknown)],
+        "write a spec for this model (model_specs/README.md shows how), or report the architecture",
+    )

@@ -1,0 +1,69 @@
+"""A model on the Hugging Face Hub: its config, and exact weights from the headers of its safetensors files.
+
+Needs the extra ``hub`` and the network; only the config and the headers are fetched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kvplan.core.errors import FileError, UnknownNameError
+from kvplan.core.model import Model, WeightsOnDisk
+
+TIMEOUT_SECONDS = 10
+
+
+def read_hub(repo_id: str) -> Model:
+    """The Model of a Hub repository.
+
+    Raises UnknownNameError where the extra is not installed or the Hub has no such repository, and FileError, in one
+    line, where the network or the access is missing.
+    """
+    from kvplan.specs.catalogue import catalogue_names
+    from kvplan.specs.config_json import load_config, read_config
+
+    try:
+        import huggingface_hub
+    except ImportError:
+        error = UnknownNameError("model", repo_id, catalogue_names())
+        error.hint = f"{error.hint}; to fetch it from the Hub: pip install 'kvplan[hub]'"
+        raise error from None
+    path = _fetch_config(huggingface_hub, repo_id)
+    model = read_config(load_config(path), f"https://huggingface.co/{repo_id}", repo_id)
+    weights = _fetch_weights(huggingface_hub, repo_id)
+    if weights is None:
+        note = "the weights are not counted: the Hub gave no safetensors headers"
+        return replace(model, notes=(*model.notes, note))
+    return replace(model, weights=replace(weights, weight_format=model.weights.weight_format))
+
+
+def _fetch_config(huggingface_hub: Any, repo_id: str) -> Path:
+    from kvplan.specs.catalogue import catalogue_names
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo_id, "config.json", etag_timeout=TIMEOUT_SECONDS))
+    except Exception as error:  # the client raises its own, its HTTP library's and the system's errors
+        reason = type(error).__name__
+        if reason in ("RepositoryNotFoundError", "HFValidationError"):
+            raise UnknownNameError("model", repo_id, catalogue_names()) from None
+        raise FileError(
+            f"{repo_id}: is no packaged spec, and its config.json could not be fetched from the Hub ({reason})",
+            "give a path to its config.json, or check the network and `hf auth login`",
+        ) from None
+
+
+def _fetch_weights(huggingface_hub: Any, repo_id: str) -> WeightsOnDisk | None:
+    """Exact weights, or None where the repository has no safetensors files or the client cannot read them."""
+    from kvplan.specs.safetensors_header import StoredTensor, weights_of
+
+    try:
+        metadata = huggingface_hub.HfApi().get_safetensors_metadata(repo_id)
+        return weights_of(
+            StoredTensor(tensor.dtype, tensor.parameter_count, tensor.data_offsets[1] - tensor.data_offsets[0])
+            for file in metadata.files_metadata.values()
+            for tensor in file.tensors.values()
+        )
+    except Exception:  # as above; the note says that the weights are not counted
+        return None

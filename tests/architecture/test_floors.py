@@ -1,0 +1,89 @@
+"""The floors of the house: a file imports lower floors only, and torch lives in one folder."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kvplan
+
+ROOT = Path(kvplan.__file__).parent
+
+FLOORS: dict[str, set[str]] = {
+    "core": set(),
+    "families": {"core"},
+    "formats": {"core"},
+    "policies": {"core"},
+    "engines": {"core"},
+    "specs": {"core", "families"},
+    "planning": {"core", "families", "formats", "policies", "engines", "specs"},
+    "reports": {"core", "planning"},
+    "runtime": {"core", "families", "formats", "policies", "engines", "specs", "planning"},
+    "cli": {"core", "formats", "policies", "engines", "families", "specs", "planning", "reports", "runtime"},
+}
+"""Folder -> folders it may import besides itself. Reports name planning's result types, nothing more."""
+
+THIRD_PARTY: dict[str, set[str]] = {
+    "specs": {"yaml", "pydantic", "huggingface_hub"},
+    "reports": {"rich"},
+    "runtime": {"torch", "transformers"},
+    "cli": {"typer", "rich"},
+}
+STANDARD = {"__future__"} | set(__import__("sys").stdlib_module_names)
+EXTENSIONS = ("families", "formats", "policies", "engines")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def sources() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py") if "model_specs" not in path.parts)
+
+
+def folder_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_lower_floors_only(path: Path) -> None:
+    folder = folder_of(path)
+    if folder == "":
+        return_allowed = set(FLOORS)
+    else:
+        assert folder in FLOORS, f"{folder} is on no floor"
+        return_allowed = FLOORS[folder] | {folder}
+    for module in imported_modules(path):
+        top, *rest = module.split(".")
+        if top == "kvplan":
+            target = rest[0] if rest else ""
+            assert target == "" or target in return_allowed, f"{module} is above this floor"
+            if folder in EXTENSIONS and target == folder:
+                assert path.name == "__init__.py" or len(rest) == 1, f"siblings do not import each other: {module}"
+        else:
+            assert top in STANDARD | THIRD_PARTY.get(folder, set()), f"{module} does not belong on this floor"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400, "a file has at most 400 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
+            assert node.returns is not None, f"{node.name} has no return type"
+
+
+def test_every_folder_is_on_a_floor() -> None:
+    folders = {folder_of(path) for path in sources()} - {""}
+    assert folders == set(FLOORS)
