@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        Optional[bool], typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool | None, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = None,
 ) -> None:
     """Plan and calculate the memory of the KV cache of large language models."""
@@ -92,6 +92,5 @@ def _report(error: KvplanError, arguments: Sequence[str]) -> int:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    words = list(arguments)
-    pairs = zip(words, words[1:])
-    return "--json" in words or "--format=json" in words or any(p in (("--format", "json"), ("-f", "json")) for p in pairs)
+    spelled = " ".join(arguments)
+    return "--json" in arguments or any(text in spelled for text in ("--format json", "--format=json", "-f json"))

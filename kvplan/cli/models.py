@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +24,9 @@ class SortKey(str, Enum):
 
 @models.command("list")
 def list_models(
-    text: Annotated[Optional[str], typer.Argument(help="Show only names, aliases and families that contain this.")] = None,
-    family: Annotated[Optional[str], typer.Option("--family", help="Show only this family.")] = None,
-    kind: Annotated[Optional[str], typer.Option("--kind", help="Show only models with this kind of layer.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Show only names, aliases and families that contain this.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="Show only this family.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Show only models with this kind of layer.")] = None,
     sort: Annotated[SortKey, typer.Option("--sort", "-s", help="Order of the rows.")] = SortKey.name,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
@@ -50,9 +50,9 @@ def show(
 
     found = resolve_model(model)
     if chosen_format(output, as_json) is OutputFormat.json:
-        from kvplan.specs.spec_yaml import spec_mapping
+        from kvplan.specs.yaml_file import load_yaml
 
-        _write_json("models show", spec_mapping(found), found.notes)
+        _write_json("models show", load_yaml(write_spec(found), found.source), found.notes)
         return
     typer.echo(write_spec(found).rstrip())
 
@@ -61,9 +61,9 @@ def show(
 def import_model(
     path: Annotated[str, typer.Argument(help="A config.json, a folder that holds one, a .gguf file or a Hub id.")],
     output_path: Annotated[
-        Optional[Path], typer.Option("--output", "-o", help="Write the spec here instead of to stdout.")
+        Path | None, typer.Option("--output", "-o", help="Write the spec here instead of to stdout.")
     ] = None,
-    name: Annotated[Optional[str], typer.Option("--name", help="Name of the spec; else the file's or folder's.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the spec; else the file's or folder's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Turn a config.json or a GGUF header into a model spec."""

@@ -21,7 +21,7 @@ FormatOption = Annotated[
     OutputFormat, typer.Option("--format", "-f", help="How to write the answer.", show_default=True)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
-ExplainOption = Annotated[bool, typer.Option("--explain", help="Write out the equations, the values and their sources.")]
+ExplainOption = Annotated[bool, typer.Option("--explain", help="Write out the equations and their sources.")]
 
 
 def chosen_format(output: OutputFormat, as_json: bool) -> OutputFormat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from kvplan.cli.options import ExplainOption, FormatOption, JsonOption, OutputFo
 if TYPE_CHECKING:
     from kvplan.core.model import Model
     from kvplan.core.request import SizeResult
+    from kvplan.core.weights import WeightFormat
     from kvplan.planning.request import RequestWords
 
 DEFAULT_CONTEXTS = (8192, 32768, 131072)
@@ -23,22 +24,20 @@ def size(
         typer.Option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id; repeat to compare."),
     ],
     ctx: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("--ctx", "-c", help="Context in tokens: 8192, 32k, 1M; repeat or separate by commas."),
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", "-n", help="Sequences held at the same time.")] = 1,
-    kv_dtype: Annotated[
-        str, typer.Option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")
-    ] = "auto",
+    kv_dtype: Annotated[str, typer.Option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")] = "auto",
     kv_dtype_skip_layers: Annotated[
-        Optional[str],
+        str | None,
         typer.Option("--kv-dtype-skip-layers", help="Layers left in the model's dtype: 0,1,-1 or sliding_window."),
     ] = None,
     policy: Annotated[
         str, typer.Option("--policy", "-p", help="Retention: none, window:4096,sinks=4, h2o:keep=0.2, tiers:…")
     ] = "none",
     encoder_tokens: Annotated[
-        Optional[str], typer.Option("--encoder-tokens", help="Encoder length of models with cross-attention.")
+        str | None, typer.Option("--encoder-tokens", help="Encoder length of models with cross-attention.")
     ] = None,
     mtp: Annotated[bool, typer.Option("--mtp", help="Count the draft (multi-token prediction) layers too.")] = False,
     tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel size.")] = 1,
@@ -46,7 +45,7 @@ def size(
     dp: Annotated[int, typer.Option("--dp", help="Data-parallel replicas.")] = 1,
     dcp: Annotated[int, typer.Option("--dcp", help="Decode-context-parallel size, inside tp.")] = 1,
     weights: Annotated[
-        Optional[str], typer.Option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")
+        str | None, typer.Option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")
     ] = None,
     engine: Annotated[str, typer.Option("--engine", "-e", help="Engine whose allocation is counted.")] = "none",
     explain: ExplainOption = False,
@@ -105,7 +104,7 @@ def _split(text: str) -> list[str]:
     return [text] if thousands and len(pieces[0]) <= 3 else [piece for piece in pieces if piece]
 
 
-def _weight_format(model: Model, name: str | None) -> object:
+def _weight_format(model: Model, name: str | None) -> WeightFormat | None:
     from kvplan.core.weights import get_weight_format
 
     if name is not None:

@@ -156,7 +156,7 @@ class Latent(LayerKind):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexKeys(LayerKind):
-    """Index keys of sparse attention (DeepSeek-V3.2's DSA, MiniMax-M3): one row per token that scores which tokens to read.
+    """Index keys of sparse attention (DeepSeek-V3.2's DSA, MiniMax-M3): one row per token, by which tokens are chosen.
 
     The tokens they index stay in the layer's own cache: sparse attention reads less, it does not store less.
     ``tokens_per_row`` is 4 where the index covers a compressed stream (DeepSeek-V4).
@@ -210,9 +210,7 @@ class CompressedStream(LayerKind):
         """A latent part and, if there are rotary elements, a rope part, both one row per group of tokens."""
         widths = (("latent", self.head_dim - self.rope_head_dim), ("rope", self.rope_head_dim))
         return tuple(
-            Part(
-                name=name, num_heads=1, width=width, tokens_per_row=self.tokens_per_row, sharded=False, prunable=False
-            )
+            Part(name=name, num_heads=1, width=width, tokens_per_row=self.tokens_per_row, sharded=False, prunable=False)
             for name, width in widths
             if width
         )

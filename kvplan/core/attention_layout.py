@@ -37,13 +37,14 @@ def read_windows(
     *,
     default_window: int | None = None,
     default_pattern: int | str | None = None,
-    default_max_window_layers: int = 0,
+    default_max_window_layers: int | None = None,
     default_use: bool = True,
 ) -> list[int | None]:
     """The window of every layer in tokens, None where a layer keeps all of them.
 
     The defaults are those of the family's config class, taken (and noted) where the config leaves the key out;
-    a stated null or 0 means "none". Raises SpecError for entries that are unknown, do not fit the number of layers,
+    a stated null or 0 means "none". Only a family that gives ``default_max_window_layers`` heeds that key: other
+    classes have no use for it. Raises SpecError for entries that are unknown, do not fit the number of layers,
     or name a sliding layer in a config without a window.
     """
     in_use = config.flag("use_sliding_window", default=default_use)
@@ -62,7 +63,10 @@ def read_windows(
     if types is None and pattern is not None:
         types = spell_pattern(pattern, num_layers)
     if types is None:
-        first = default_max_window_layers if num_full is None else num_full
+        if num_full is None and default_max_window_layers is not None:
+            _note_default(config, "max_window_layers", default_max_window_layers)
+            num_full = default_max_window_layers
+        first = 0 if default_max_window_layers is None or num_full is None else num_full
         types = [FULL if layer < first else SLIDING for layer in range(num_layers)]
     return [window if entry == SLIDING else None for entry in types]
 
@@ -73,7 +77,7 @@ def read_layer_windows(config: ConfigReader, num_layers: int) -> list[int | None
     That is how vLLM 0.32's and transformers 5.23's Llama classes read it. Without ``layer_types`` the window is left
     unread, so that a config which states one is refused rather than guessed at.
     """
-    return [None] * num_layers if "layer_types" not in config.values else read_windows(config, num_layers)
+    return read_windows(config, num_layers) if config.has("layer_types") else [None] * num_layers
 
 
 def spell_pattern(pattern: int | str, num_layers: int) -> list[str]:

@@ -55,7 +55,7 @@ class ConfigReader:
         return default if found is _ABSENT else found
 
     def integer(self, *names: str, default: int | None = None, minimum: int = 1) -> int:
-        """The first present key as a whole number of at least ``minimum``; without default a missing key is an error."""
+        """The first present key as a whole number of at least ``minimum``; an error if absent without default."""
         found = self.optional_integer(*names, minimum=minimum)
         if found is not None:
             return found
@@ -156,13 +156,12 @@ class ConfigReader:
 
         ``model_type`` says what the nested config is when it does not say so itself.
         """
-        for name in names:
-            nested = self.section(name)
-            if nested is not None:
-                if self._resolve is None:
-                    raise RuntimeError("this reader was made without a resolver for nested models")
-                return self._resolve(nested, model_type)
-        self.missing(*names)
+        nested = next(filter(None, map(self.section, names)), None)
+        if nested is None:
+            self.missing(*names)
+        if self._resolve is None:
+            raise RuntimeError("this reader was made without a resolver for nested models")
+        return self._resolve(nested, model_type)
 
     def text_model_here(self, model_type: str, replaced: Mapping[str, Any] | None = None) -> Architecture:
         """The architecture of a language model whose keys stand in this mapping itself, beside the wrapper's own.

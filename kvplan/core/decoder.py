@@ -1,7 +1,7 @@
 """A decoder put together layer by layer: what each layer stores and weighs, summed up to an Architecture.
 
 Families whose layers differ (dense and sparse, windowed and full) describe each one as a ``Block`` and leave the sums
-to ``decoder``. Load-balancing biases of routers are buffers, not parameters, and are not counted.
+to ``decoder``. A router's load-balancing bias counts only where the model's own code makes it a parameter, no buffer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def dense_feed_forward(hidden_size: int, intermediate_size: int, bias: bool = Fa
 
 
 def mixture_feed_forward(shape: MixtureShape, router_bias: bool = False) -> FeedForward:
-    """Routed experts with their router, and the shared expert if there is one."""
+    """Routed experts with their router, and the shared expert if there is one; ``router_bias`` adds one per expert."""
     router = linear(shape.hidden_size, shape.num_experts, router_bias)
     return FeedForward(mlp=shape.shared, experts=shape.experts, router=router, idle=shape.idle)
 

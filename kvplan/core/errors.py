@@ -54,9 +54,9 @@ class SpecError(KvplanError):
 
     def __init__(self, source: str, problems: Sequence[str], hint: str | None = None) -> None:
         self.problems = tuple(problems)
-        head = f"{source}: {self.problems[0]}" if len(self.problems) == 1 else f"{source}: {len(self.problems)} problems"
+        head = self.problems[0] if len(self.problems) == 1 else f"{len(self.problems)} problems"
         lines = "" if len(self.problems) == 1 else "".join(f"\n  {problem}" for problem in self.problems)
-        super().__init__(head + lines, hint)
+        super().__init__(f"{source}: {head}{lines}", hint)
 
 
 class UnknownArchitectureError(SpecError):

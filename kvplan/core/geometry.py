@@ -104,9 +104,7 @@ def place_layers(layers: Sequence[Layer], kv_format: KVFormat) -> list[tuple[Pla
     return placed
 
 
-def group_kinds(
-    layers: Iterable[tuple[PlacedKind, ...]], policy: RetentionPolicy
-) -> dict[PlacedKind, int]:
+def group_kinds(layers: Iterable[tuple[PlacedKind, ...]], policy: RetentionPolicy) -> dict[PlacedKind, int]:
     """Equal kinds of all layers with their count, in order of first appearance.
 
     Places are told apart only for policies whose budget depends on the layer.
@@ -163,9 +161,7 @@ def part_tiers(part: Part, resident_tokens: int, place: Place, policy: Retention
 
 def part_bytes(part: Part, tiers: Sequence[Tier], kv_format: KVFormat, choice: CacheChoice) -> int:
     """Bytes of a part's tiers, one layer and sequence: ``store_kind`` without its records, for sweeps."""
-    return sum(
-        _tier_format(tier, part, kv_format, choice).stored_bytes(part, part.rows(tier.tokens)) for tier in tiers
-    )
+    return sum(_tier_format(tier, part, kv_format, choice).stored_bytes(part, part.rows(tier.tokens)) for tier in tiers)
 
 
 def _store_part(

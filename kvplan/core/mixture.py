@@ -55,17 +55,17 @@ def read_sparse_layers(config: ConfigReader, num_layers: int) -> list[bool]:
     published file has a frequency of 1). Raises MissingKeyError without any.
     """
     types = config.texts("mlp_layer_types", allowed=("dense", "sparse"))
-    if types is None and isinstance(config.value("moe_layer_freq"), list):
-        config.ignore("first_k_dense_replace")
-        listed = config.integers("moe_layer_freq") or []
-        if len(listed) != num_layers:
-            config.wrong("moe_layer_freq", f"has {len(listed)} entries for {num_layers} layers")
-        return [entry != 0 for entry in listed]
-    every = config.integer("moe_layer_freq", default=1)
+    listed = config.integers("moe_layer_freq") if isinstance(config.value("moe_layer_freq"), list) else None
+    if types is None and listed is not None:
+        types = ["sparse" if entry else "dense" for entry in listed]
     if types is not None:
         config.ignore("first_k_dense_replace")
         if len(types) != num_layers:
-            config.wrong("mlp_layer_types", f"has {len(types)} entries for {num_layers} layers")
+            config.wrong(
+                "mlp_layer_types" if listed is None else "moe_layer_freq",
+                f"has {len(types)} entries for {num_layers} layers",
+            )
         return [entry == "sparse" for entry in types]
+    every = config.integer("moe_layer_freq", default=1)
     first = config.integer("first_k_dense_replace", minimum=0)
     return [layer >= first and layer % every == 0 for layer in range(num_layers)]

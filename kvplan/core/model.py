@@ -47,9 +47,7 @@ class Parameters:
         return sum(getattr(self, name) for name in PARAMETER_PARTS)
 
 
-PARAMETER_PARTS = tuple(
-    entry.name for entry in fields(Parameters) if entry.name not in ("active", "mtp", "certainty")
-)
+PARAMETER_PARTS = tuple(entry.name for entry in fields(Parameters) if entry.name not in ("active", "mtp", "certainty"))
 """The fields of Parameters that add up to its total."""
 
 
@@ -101,4 +99,8 @@ class Model:
     weights: WeightsOnDisk = field(default_factory=WeightsOnDisk)
     aliases: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
-    notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any figure about this model must know."""
+        return self.architecture.notes

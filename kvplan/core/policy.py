@@ -6,7 +6,7 @@ hold prunable tokens, and answers with tiers from newest to oldest. Which tokens
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol
 
@@ -92,7 +92,7 @@ def describe_policy(policy: RetentionPolicy) -> str:
     text: str | None = getattr(policy, "text", None)
     if text is not None:
         return text
-    options = fields(policy) if is_dataclass(policy) else ()
+    options: tuple[Field[Any], ...] = fields(policy) if is_dataclass(policy) else ()
     pairs = ",".join(f"{item.name}={_plain(getattr(policy, item.name))}" for item in options)
     return f"{policy.name}:{pairs}" if pairs else policy.name
 

@@ -17,7 +17,7 @@ from kvplan.core.part import STATE_DTYPE_BYTES, StateTensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentKind(LayerKind):
-    """Base of the kinds with state: ``conv_dtype`` and ``state_dtype`` are ``model``, ``bf16``, ``fp16`` or ``fp32``."""
+    """Base of the kinds with state; its dtypes are ``model``, ``bf16``, ``fp16`` or ``fp32``."""
 
     conv_dtype: str = "model"
     state_dtype: str = "fp32"

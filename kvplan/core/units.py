@@ -72,12 +72,12 @@ def parse_ratio(text: str, what: str = "ratio") -> Fraction:
 
 
 def format_bytes(size: int) -> str:
-    """Binary units with two decimals: ``40.00 GiB``, ``512.00 MiB``, ``70272 B``."""
+    """Binary units with two decimals: ``40.00 GiB``, ``512.00 MiB``, ``68.62 KiB``; below 10 KiB bytes: ``2,112 B``."""
     if size >= GIB:
         return f"{size / GIB:,.2f} GiB"
     if size >= MIB:
         return f"{size / MIB:.2f} MiB"
-    if size >= 128 * KIB:
+    if size >= 10 * KIB:
         return f"{size / KIB:.2f} KiB"
     return f"{size:,} B"
 

@@ -98,6 +98,7 @@ def _read_feed_forwards(config: ConfigReader, traits: _Traits, hidden_size: int,
     )
     if not config.has("mlp_layer_types") and not config.has("first_k_dense_replace"):
         config.complete({"first_k_dense_replace": read_defaulted(config, "first_k_dense_replace", traits.first_dense)})
+    config.ignore("moe_layer_freq", "n_shared_experts")  # without effect in a model without experts
     return read_deepseek_feed_forwards(config, hidden_size, num_layers)
 
 

@@ -135,26 +135,24 @@ def _read_full_shape(
 ) -> AttentionShape:
     """The full layers' heads: ``global_head_dim`` and, only where keys double as values, their own KV heads.
 
-    Files saved by transformers 5.2x hold them in ``per_layer_config``, a mapping of layer index to sizes.
+    Files saved by transformers 5.2x hold them in ``per_layer_config``, a mapping of layer numbers to sizes.
     """
     head_dim = config.integer("global_head_dim", default=512)
-    kv_heads = config.optional_integer("num_global_key_value_heads")
+    kv_heads = config.optional_integer("num_global_key_value_heads") if keys_are_values else None
+    config.ignore("num_global_key_value_heads")  # without effect unless keys double as values
     per_layer = config.section("per_layer_config")
     if per_layer is None:
-        return replace(
-            sliding,
-            head_dim=head_dim,
-            num_kv_heads=kv_heads if kv_heads and keys_are_values else sliding.num_kv_heads,
-        )
-    shapes = {_override(per_layer, str(layer), sliding) for layer, entry in enumerate(types) if entry == FULL}
-    shapes_of_others = {_override(per_layer, str(layer), sliding) for layer, entry in enumerate(types) if entry != FULL}
-    if len(shapes) != 1 or shapes_of_others - {sliding}:
-        config.wrong("per_layer_config", "gives layers of one type different heads")
+        return replace(sliding, head_dim=head_dim, num_kv_heads=kv_heads or sliding.num_kv_heads)
+    names = {int(name): name for name in per_layer.values if name.isdigit()}
+    full = {layer for layer, entry in enumerate(types) if entry == FULL}
+    shapes = {_override(per_layer, names[layer], sliding) for layer in full & set(names)}
+    if len(names) != len(per_layer.values) or set(names) != full or len(shapes) != 1:
+        config.wrong("per_layer_config", "must give every full layer, and no other, the same heads")
     return shapes.pop()
 
 
-def _override(per_layer: ConfigReader, layer: str, shape: AttentionShape) -> AttentionShape:
-    section = per_layer.section(layer)
+def _override(per_layer: ConfigReader, name: str, shape: AttentionShape) -> AttentionShape:
+    section = per_layer.section(name)
     if section is None:
         return shape
     return replace(

@@ -6,10 +6,12 @@ Shapes: transformers 5.23 ``models/glm`` and ``models/glm4`` (which adds a norm 
 
 from __future__ import annotations
 
-from kvplan.core.attention_layout import headed_kind
+from dataclasses import replace
+
+from kvplan.core.attention_layout import equal_blocks
+from kvplan.core.classic_decoder import read_classic_shape, read_full_windows
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape
-from kvplan.core.decoder import Block, decoder, dense_feed_forward, read_attention_shape
+from kvplan.core.decoder import decoder, dense_feed_forward, read_attention_shape
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 from kvplan.core.model_types import read_model_type
@@ -32,45 +34,34 @@ def _read(config: ConfigReader) -> Architecture:
     shape = read_attention_shape(
         config, num_kv_heads=2, head_dim=128, qkv_bias=config.flag("attention_bias", default=True)
     )
-    block = Block(
-        layer=(headed_kind(shape),),
-        attention=shape.parameters(),
-        norms=(4 if model_type == "glm4" else 2) * shape.hidden_size,
-        feed_forward=dense_feed_forward(shape.hidden_size, config.integer("intermediate_size")),
-    )
-    num_layers = config.integer("num_hidden_layers")
-    return decoder(config, num_layers * [block], hidden_size=shape.hidden_size, num_heads=shape.num_heads)
+    feed_forward = dense_feed_forward(shape.hidden_size, config.integer("intermediate_size"))
+    num_norms = 4 if model_type == "glm4" else 2
+    windows: list[int | None] = [None] * config.integer("num_hidden_layers")
+    blocks = equal_blocks(shape, feed_forward, windows, norms=num_norms * shape.hidden_size)
+    return decoder(config, blocks, hidden_size=shape.hidden_size, num_heads=shape.num_heads)
 
 
 def _read_chatglm(config: ConfigReader) -> Architecture:
     """ChatGLM2, ChatGLM3 and GLM-4-9B as first published (their own ``modeling_chatglm.py``)."""
     if config.has("vision_config"):
         config.note("the vision tower of GLM-4V is not counted")
-    hidden = config.integer("hidden_size")
-    heads = config.integer("num_attention_heads")
     bias = config.flag("add_bias_linear", default=False)
     grouped = config.flag("multi_query_attention", default=False)
     groups = config.integer("multi_query_group_num", default=1)
-    shape = AttentionShape(
-        hidden_size=hidden,
-        num_heads=heads,
-        num_kv_heads=groups if grouped else heads,
-        head_dim=config.integer("kv_channels", default=hidden // heads),
+    shape = read_classic_shape(
+        config,
+        num_kv_heads=groups if grouped else None,
         qkv_bias=bias or config.flag("add_qkv_bias", default=False),
         output_bias=bias,
     )
-    norm = hidden if config.flag("rmsnorm", default=True) else 2 * hidden
-    block = Block(
-        layer=(headed_kind(shape),),
-        attention=shape.parameters(),
-        norms=2 * norm,
-        feed_forward=dense_feed_forward(hidden, config.integer("ffn_hidden_size"), bias),
-    )
+    shape = replace(shape, head_dim=config.integer("kv_channels", default=shape.head_dim))
+    norm = shape.hidden_size if config.flag("rmsnorm", default=True) else 2 * shape.hidden_size
+    feed_forward = dense_feed_forward(shape.hidden_size, config.integer("ffn_hidden_size"), bias)
     return decoder(
         config,
-        config.integer("num_layers", "num_hidden_layers") * [block],
-        hidden_size=hidden,
-        num_heads=heads,
+        equal_blocks(shape, feed_forward, read_full_windows(config), norms=2 * norm),
+        hidden_size=shape.hidden_size,
+        num_heads=shape.num_heads,
         final_norm=norm if config.flag("post_layer_norm", default=True) else 0,
         vocab_keys=("padded_vocab_size", "vocab_size"),
         context_keys=("seq_length", "max_position_embeddings"),

@@ -29,7 +29,8 @@ def _read(config: ConfigReader) -> Architecture:
     sliding = _read_sliding_shape(config, full)
     feeds = _read_feed_forwards(config, full.hidden_size, num_layers)
     types = _read_types(config, num_layers)
-    window = config.integer("sliding_window", "sliding_window_size") if SLIDING in types else None
+    # transformers saves a sliding_window that is one larger beside the published number
+    window = config.integer("sliding_window_size", "sliding_window") if SLIDING in types else None
     config.ignore("sliding_window", "sliding_window_size", "attention_chunk_size")  # one window, stated three times
     full_sinks = full.num_heads if config.flag("add_full_attention_sink_bias", default=False) else 0
     sliding_sinks = sliding.num_heads if config.flag("add_swa_attention_sink_bias", default=True) else 0

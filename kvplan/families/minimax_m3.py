@@ -73,6 +73,7 @@ def _read_indexed_layers(config: ConfigReader, num_layers: int) -> list[bool]:
     nested = config.section("sparse_attention_config")
     frequency = nested.integers("sparse_attention_freq") if nested is not None else None
     if nested is not None and not nested.flag("use_sparse_attention", default=True):
+        nested.ignore("sparse_disable_index_value")
         return [False] * num_layers
     if types is not None:
         return [entry == _SPARSE for entry in types]

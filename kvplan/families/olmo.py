@@ -5,10 +5,10 @@ Shapes and defaults: transformers 5.23 ``models/olmo``, ``models/olmo2`` and ``m
 
 from __future__ import annotations
 
-from kvplan.core.attention_layout import equal_blocks, headed_kind, read_windows
+from kvplan.core.attention_layout import equal_blocks, read_windows
 from kvplan.core.classic_decoder import read_classic_shape, read_full_windows
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.decoder import Block, decoder, dense_feed_forward, read_attention_shape
+from kvplan.core.decoder import decoder, dense_feed_forward, read_attention_shape
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 from kvplan.core.model_types import read_model_type
@@ -68,15 +68,9 @@ def _read_original(config: ConfigReader) -> Architecture:
         output_bias=False,
     )
     width = config.integer("mlp_hidden_size", default=int(config.number("mlp_ratio", default=4) * hidden))
-    block = Block(
-        layer=(headed_kind(shape),),
-        attention=shape.parameters(),
-        norms=0,
-        feed_forward=dense_feed_forward(hidden, width // 2),
-    )
     return decoder(
         config,
-        len(read_full_windows(config)) * [block],
+        equal_blocks(shape, dense_feed_forward(hidden, width // 2), read_full_windows(config), norms=0),
         hidden_size=hidden,
         num_heads=shape.num_heads,
         tied=config.flag("weight_tying", default=True),

@@ -5,6 +5,8 @@ Key names, shapes and rounding: Apple's own ``configuration_openelm.py`` and ``m
 
 from __future__ import annotations
 
+import math
+
 from kvplan.core.attention_layout import headed_kind
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, gated_mlp, plain_mlp
@@ -56,10 +58,14 @@ def _read_widths(config: ConfigReader, hidden: int, num_layers: int) -> list[int
     """``ffn_multipliers`` x hidden, rounded to the nearest multiple of ``ffn_dim_divisor`` and never below 90 %."""
     divisor = config.integer("ffn_dim_divisor", default=256)
     multipliers = config.value("ffn_multipliers")
-    if not isinstance(multipliers, list) or not all(isinstance(item, (int, float)) for item in multipliers):
+    if not isinstance(multipliers, list) or not all(_is_multiplier(item) for item in multipliers):
         config.wrong("ffn_multipliers", "must be a list of one number per layer")
     check_length(config, "ffn_multipliers", multipliers, num_layers)
     return [_round_width(multiplier * hidden, divisor) for multiplier in multipliers]
+
+
+def _is_multiplier(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
 
 
 def _round_width(width: float, divisor: int) -> int:

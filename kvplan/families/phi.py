@@ -6,10 +6,10 @@ its own and is refused by its keys.
 
 from __future__ import annotations
 
-from kvplan.core.attention_layout import equal_blocks, headed_kind, read_windows
+from kvplan.core.attention_layout import equal_blocks, read_windows
+from kvplan.core.classic_decoder import CONTEXT, classic_blocks, read_classic_shape, read_full_windows, read_plain_mlp
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape, plain_mlp
-from kvplan.core.decoder import Block, FeedForward, decoder, dense_feed_forward, read_attention_shape
+from kvplan.core.decoder import decoder, dense_feed_forward, read_attention_shape
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 from kvplan.core.model_types import read_model_type
@@ -46,35 +46,23 @@ def _read_phi3(config: ConfigReader) -> Architecture:
 
 def _read_old(config: ConfigReader) -> Architecture:
     """Phi-1, Phi-1.5 and Phi-2: one LayerNorm per layer feeds attention and feed-forward alike, all with biases."""
-    hidden = config.integer("hidden_size", "n_embd")
-    heads = config.integer("num_attention_heads", "n_head")
-    if hidden % heads:
-        config.wrong("hidden_size", f"{hidden} is no multiple of the {heads} attention heads")
-    shape = AttentionShape(
-        hidden_size=hidden,
-        num_heads=heads,
-        num_kv_heads=config.integer("num_key_value_heads", "n_head_kv", default=heads),
-        head_dim=hidden // heads,
-        qkv_bias=True,
-        output_bias=True,
-    )
-    has_head_norms = config.flag("qk_layernorm", default=False)
-    block = Block(
-        layer=(headed_kind(shape),),
-        attention=shape.parameters(),
-        norms=2 * hidden + (4 * shape.head_dim if has_head_norms else 0),
-        feed_forward=FeedForward(
-            mlp=plain_mlp(hidden, config.integer("intermediate_size", "n_inner", default=4 * hidden), bias=True)
-        ),
+    shape = read_classic_shape(config, num_kv_heads=config.optional_integer("num_key_value_heads", "n_head_kv"))
+    head_norms = 4 * shape.head_dim if config.flag("qk_layernorm", default=False) else 0
+    blocks = classic_blocks(
+        shape,
+        read_plain_mlp(config, shape.hidden_size),
+        read_full_windows(config),
+        num_norms=1,
+        head_norms=head_norms,
     )
     return decoder(
         config,
-        config.integer("num_hidden_layers", "n_layer") * [block],
-        hidden_size=hidden,
-        num_heads=heads,
-        final_norm=2 * hidden,
+        blocks,
+        hidden_size=shape.hidden_size,
+        num_heads=shape.num_heads,
+        final_norm=2 * shape.hidden_size,
         head_bias=True,
-        context_keys=("max_position_embeddings", "n_positions"),
+        context_keys=CONTEXT,
     )
 
 

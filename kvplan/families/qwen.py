@@ -7,11 +7,13 @@ Qwen2 and Qwen3 have a sliding window only if ``use_sliding_window`` is true, an
 
 from __future__ import annotations
 
-from kvplan.core.attention import FullAttention
+from dataclasses import replace
+
 from kvplan.core.attention_layout import equal_blocks, read_windows
+from kvplan.core.classic_decoder import read_classic_shape, read_full_windows
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape
-from kvplan.core.decoder import Block, decoder, dense_feed_forward, read_attention_shape
+from kvplan.core.decoder import decoder, dense_feed_forward, read_attention_shape
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 from kvplan.core.model_types import read_model_type
@@ -57,24 +59,18 @@ def _read_shape(config: ConfigReader, model_type: str) -> AttentionShape:
 
 
 def _read_first(config: ConfigReader) -> Architecture:
-    hidden = config.integer("hidden_size", "n_embd")
-    heads = config.integer("num_attention_heads", "n_head")
-    head_dim = config.integer("kv_channels", default=hidden // heads)
-    shape = AttentionShape(hidden_size=hidden, num_heads=heads, num_kv_heads=heads, head_dim=head_dim, qkv_bias=True)
     bias = not config.flag("no_bias", default=True)
+    shape = read_classic_shape(config, output_bias=bias)
+    shape = replace(shape, head_dim=config.integer("kv_channels", default=shape.head_dim))
+    hidden = shape.hidden_size
     if config.has("visual"):
         config.note("the vision tower of Qwen-VL is not counted")
-    block = Block(
-        layer=(FullAttention(num_kv_heads=heads, head_dim=head_dim),),
-        attention=shape.parameters() + (hidden if bias else 0),
-        norms=2 * hidden,
-        feed_forward=dense_feed_forward(hidden, config.integer("intermediate_size", "ffn_hidden_size") // 2, bias),
-    )
+    feed_forward = dense_feed_forward(hidden, config.integer("intermediate_size", "ffn_hidden_size") // 2, bias)
     return decoder(
         config,
-        config.integer("num_hidden_layers", "n_layer") * [block],
+        equal_blocks(shape, feed_forward, read_full_windows(config), norms=2 * hidden),
         hidden_size=hidden,
-        num_heads=heads,
+        num_heads=shape.num_heads,
         vocab_keys=("vocab_size", "padded_vocab_size"),
         context_keys=("max_position_embeddings", "seq_length", "n_positions"),
     )

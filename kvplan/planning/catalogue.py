@@ -13,6 +13,7 @@ from kvplan.core.kinds import KINDS
 from kvplan.core.model import Model
 from kvplan.formats import parse_kv_format
 from kvplan.policies.none import POLICY as KEEP_ALL
+from kvplan.specs.catalogue import load_found, spec_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +37,7 @@ class CatalogueEntry:
 
 def catalogue_entries() -> list[CatalogueEntry]:
     """Every packaged model."""
-    from kvplan.specs.catalogue import catalogue_names, load_packaged
-
-    return [describe_model(load_packaged(name)) for name in catalogue_names()]
+    return [describe_model(load_found(path)) for path in spec_files()]
 
 
 def describe_model(model: Model) -> CatalogueEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kvplan.core.errors import UsageError
 from kvplan.core.format import KVFormat
@@ -25,7 +25,7 @@ class RequestWords:
     skip_layers: str | None = None
     encoder_tokens: str | None = None
     include_draft: bool = False
-    parallel: Parallel = Parallel()
+    parallel: Parallel = field(default_factory=Parallel)
 
 
 def build_request(model: Model, context: str | int, words: RequestWords) -> SizeRequest:

@@ -38,11 +38,11 @@ class PyramidKV:
 
     def tiers(self, resident_tokens: int, place: Place) -> tuple[Tier, ...]:
         """One tier with the layer's budget."""
-        mean = Fraction(floor_ratio(self.keep, resident_tokens))
+        mean = self.keep * resident_tokens
         ends = self._ends(resident_tokens, mean)
         if ends is None:
-            return (Tier(max(int(mean), min(self.window, resident_tokens))),)
-        return (Tier(round(_between(ends, place))),)
+            return (Tier(max(floor_ratio(self.keep, resident_tokens), min(self.window, resident_tokens))),)
+        return (Tier(round(_between(ends, place) - mean % 1)),)
 
     def growth(self, resident_tokens: int, place: Place) -> Fraction:
         """How steeply the layer's budget rises with the context, on average."""

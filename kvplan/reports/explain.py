@@ -25,8 +25,9 @@ def _textbook(result: SizeResult) -> list[str]:
     kv_format = request.choice.kv_format
     element_bytes = (kv_format.key.nominal_bits + kv_format.value.nominal_bits) / 16
     equation = (
-        f"2 x {architecture.num_layers} layers x {request.context_tokens:,} tokens x {architecture.hidden_size:,} hidden"
-        f" x {_number(element_bytes)} bytes x {request.concurrency:,} sequences = {result.textbook_bytes:,}"
+        f"2 x {architecture.num_layers} layers x {request.context_tokens:,} tokens"
+        f" x {architecture.hidden_size:,} hidden"
+        f" x {_number(element_bytes)} bytes{_sequences(result)} = {result.textbook_bytes:,}"
     )
     return [f"textbook  {equation}", "          (every layer full attention, as many KV heads as query heads)"]
 
@@ -66,9 +67,8 @@ def _part(stored: PartStorage) -> str:
 
 
 def _total(result: SizeResult) -> list[str]:
-    request = result.request
     one = sum(layer.count * layer.storage.total_bytes for layer in result.layers)
-    return [f"cache     {one:,} x {request.concurrency:,} sequences = {result.geometry_bytes:,} bytes"]
+    return [f"cache     {one:,}{_sequences(result)} = {result.geometry_bytes:,} bytes"]
 
 
 def _ranks(result: SizeResult) -> list[str]:
@@ -83,10 +83,10 @@ def _ranks(result: SizeResult) -> list[str]:
 def _weights(result: SizeResult) -> list[str]:
     if result.weights_bytes is None:
         return ["weights   not known: the spec states no parameter counts"]
-    share = result.kv_share_ratio or 0.0
+    cache, weights = result.geometry_bytes, result.weights_bytes
     return [
-        f"weights   {result.weights_bytes:,} bytes in {result.weight_format or 'their files'} ({result.weights_certainty})",
-        f"          share {result.geometry_bytes:,} / ({result.geometry_bytes:,} + {result.weights_bytes:,}) = {share:.3f}",
+        f"weights   {weights:,} bytes in {result.weight_format or 'their files'} ({result.weights_certainty})",
+        f"          share {cache:,} / ({cache:,} + {weights:,}) = {result.kv_share_ratio or 0.0:.3f}",
     ]
 
 
@@ -103,6 +103,11 @@ def _sources(result: SizeResult) -> list[str]:
     engine = result.engine if result.engine_version is None else f"{result.engine} {result.engine_version}"
     lines.append(f"engine    {engine} ({result.certainty})")
     return lines
+
+
+def _sequences(result: SizeResult) -> str:
+    concurrency = result.request.concurrency
+    return f" x {concurrency:,} sequences" if concurrency > 1 else ""
 
 
 def _number(value: Fraction | int) -> str:

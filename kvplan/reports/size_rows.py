@@ -17,13 +17,13 @@ KIND_WORDS = {
     "index_keys": "index keys",
     "compressed_stream": "compressed stream",
     "cross_attention": "cross-attention",
-    "shared": "shared with another layer",
+    "shared": "shared, no cache",
     "none": "no cache",
     "mamba1": "Mamba state",
     "mamba2": "Mamba-2 state",
-    "gated_delta_net": "gated delta net state",
-    "kda": "Kimi delta state",
-    "linear_attention": "linear attention state",
+    "gated_delta_net": "gated delta net",
+    "kda": "Kimi delta",
+    "linear_attention": "linear attention",
     "rg_lru": "RG-LRU state",
     "rwkv": "RWKV state",
     "short_conv": "short convolution",
@@ -64,9 +64,7 @@ def summary_lines(result: SizeResult) -> list[Line]:
     lines = [Line("KV cache", format_bytes(result.geometry_bytes), f"{result.geometry_bytes:,} bytes")]
     lines.append(_growth_line(result))
     if result.fixed_bytes_per_sequence:
-        lines.append(
-            Line("fixed per sequence", format_bytes(result.fixed_bytes_per_sequence), "whatever the context")
-        )
+        lines.append(Line("fixed per sequence", format_bytes(result.fixed_bytes_per_sequence), "whatever the context"))
     if result.uncompressed_bytes != result.geometry_bytes:
         lines.append(_saving_line(result))
     lines.append(Line("textbook formula", format_bytes(result.textbook_bytes), _textbook_remark(result)))
@@ -101,7 +99,7 @@ def comparison_rows(results: Sequence[SizeResult]) -> list[tuple[str, ...]]:
 def _growth_line(result: SizeResult) -> Line:
     if not result.bytes_per_token:
         return Line("per token", "0 B", "no layer grows any more at this context")
-    remark = f"{result.bytes_per_token:,} bytes for each further token of a sequence"
+    remark = f"{result.bytes_per_token:,} bytes for each further token"
     return Line("per token", format_bytes(result.bytes_per_token), remark)
 
 
@@ -109,7 +107,7 @@ def _saving_line(result: SizeResult) -> Line:
     native = result.request.choice.kv_format.native.name
     remark = f"{result.saving_ratio:.2f}x saved"
     if result.nominal_saving_ratio != 1:
-        remark += f" (nominal {result.nominal_saving_ratio:g}x, before scales and native parts)"
+        remark += f", nominally {result.nominal_saving_ratio:.3g}x"
     return Line(f"all in {native}", format_bytes(result.uncompressed_bytes), remark)
 
 
@@ -124,11 +122,15 @@ def _textbook_remark(result: SizeResult) -> str:
 
 
 def _weights_line(result: SizeResult) -> Line:
-    share = f"the cache is {result.kv_share_ratio:.0%} of both" if result.kv_share_ratio is not None else ""
+    share = f"the cache is {_percent(result.kv_share_ratio or 0.0)} of both"
     parameters = result.model.architecture.parameters
     count = f"{format_count(parameters.total)} parameters, " if parameters else ""
     label = f"weights ({result.weight_format})" if result.weight_format else "weights"
     return Line(label, format_bytes(result.weights_bytes or 0), count + share)
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio:.0%}" if ratio >= 0.1 or not ratio else f"{ratio:.2%}"
 
 
 def _rank_lines(result: SizeResult) -> list[Line]:
@@ -154,8 +156,6 @@ def _layer_row(layer: KindAllocation) -> tuple[str, ...]:
     if layer.v_head_dim not in (None, layer.head_dim):
         dims += f"/{layer.v_head_dim}"
     kept = f"{layer.kept_tokens:,}" if layer.kept_tokens else ""
-    if layer.kept_tokens != layer.resident_tokens:
-        kept += f" of {layer.resident_tokens:,}"
     return (
         KIND_WORDS.get(layer.kind, layer.kind),
         str(layer.count),

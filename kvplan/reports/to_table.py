@@ -48,7 +48,7 @@ def print_comparison(results: Sequence[SizeResult], console: Console) -> None:
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left_columns: int) -> Table:
     """A plain table: the first ``left_columns`` columns to the left, numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index < left_columns else "right", overflow="fold")
     for row in rows:

@@ -8,6 +8,7 @@ each); a spec in ``KVPLAN_SPECS`` is checked like any external file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from kvplan.specs.spec_yaml import build_model, read_spec
 from kvplan.specs.yaml_file import load_yaml_file
 
 FOLDER_VARIABLE = "KVPLAN_SPECS"
+
+_NAME = re.compile(r"(\w[^/\\]*/)?\w[^/\\]*")
+"""A name, or an organization and a name; not a path."""
 
 
 def spec_folders() -> list[Path]:
@@ -40,9 +44,11 @@ def spec_files() -> list[Path]:
 def find_spec(ref: str) -> Path | None:
     """The spec whose file name, name or alias is ``ref``, whatever the case.
 
-    The organization before ``/`` may be missing or differ; an exact match wins over such a one.
+    The organization before ``/`` may be left out; an exact match wins over such a one.
     """
     wanted = ref.strip().lower()
+    if not _NAME.fullmatch(wanted):
+        return None
     loose: Path | None = None
     for folder in spec_folders():
         paths = sorted(folder.glob("*.yaml"))
@@ -53,7 +59,7 @@ def find_spec(ref: str) -> Path | None:
             names = _names_if_mentioned(path, _tail(wanted))
             if wanted in names:
                 return path
-            if loose is None and _tail(wanted) in map(_tail, names):
+            if loose is None and "/" not in wanted and wanted in map(_tail, names):
                 loose = path
     return loose
 

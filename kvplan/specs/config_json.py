@@ -10,7 +10,8 @@ from typing import Any
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.errors import SpecError, UnknownArchitectureError
 from kvplan.core.family import Family
-from kvplan.core.model import Architecture, Model
+from kvplan.core.model import Architecture, Model, WeightsOnDisk
+from kvplan.core.quantization_config import weight_format_of
 from kvplan.families import all_families
 from kvplan.specs.json_file import load_json_object
 from kvplan.specs.neutral_keys import NEUTRAL_KEYS, looks_structural
@@ -31,15 +32,30 @@ def read_config(values: Mapping[str, Any], source: str, name: str) -> Model:
     """The Model of a config. Raises SpecError, MissingKeyError or UnknownArchitectureError with the key at fault."""
     reader = ConfigReader(values, source, resolve=_read_nested)
     family, architecture = _read(reader)
-    notes = tuple(dict.fromkeys((*architecture.notes, *reader.notes)))
+    weight_format, weight_notes = _weight_format(values)
+    notes = tuple(dict.fromkeys((*architecture.notes, *reader.notes, *weight_notes)))
     return Model(
         name=name,
         source=source,
         family=family.name,
         dtype=compute_dtype(values),
         architecture=replace(architecture, notes=notes),
-        notes=notes,
+        weights=WeightsOnDisk(weight_format=weight_format),
     )
+
+
+def _weight_format(values: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    for mapping in (values, values.get("text_config"), values.get("llm_config")):
+        if not isinstance(mapping, Mapping):
+            continue
+        scheme = mapping.get("quantization_config") or mapping.get("compression_config")
+        if isinstance(scheme, Mapping):
+            expert_dtype = mapping.get("expert_dtype")
+            name = weight_format_of(scheme, expert_dtype if isinstance(expert_dtype, str) else None)
+            method = str(scheme.get("quant_method") or "unnamed")[:40]
+            unknown = f"the weights' quantization ({method}) is not known: they are counted in 16 bits (--weights)"
+            return name, () if name else (unknown,)
+    return None, ()
 
 
 def compute_dtype(values: Mapping[str, Any]) -> str:
@@ -97,7 +113,8 @@ def _refuse_unread(reader: ConfigReader, family: Family | None) -> None:
         unknown = [key for key in unknown if looks_structural(key)]
     if not unknown:
         return
-    what = reader.values.get("model_type") or next(iter(reader.values.get("architectures") or []), "no model_type")
+    named = reader.values.get("architectures")
+    what = reader.values.get("model_type") or (named[0] if isinstance(named, list) and named else "no model_type")
     raise UnknownArchitectureError(
         reader.source,
         [f"{what}: the key {key!r} is unknown and could change the cache" for key in sorted(unknown)],

@@ -64,7 +64,6 @@ def read_gguf(path: Path) -> Model:
         dtype="bf16" if values.get("general.file_type") == 32 else "fp16",
         architecture=replace(architecture, notes=tuple(notes)),
         weights=weights,
-        notes=tuple(notes),
     )
 
 

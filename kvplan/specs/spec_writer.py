@@ -32,7 +32,7 @@ _SHORT_NAMES = {
 }
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*")
 _KEYWORDS = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
-_DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-([01]\d|2[0-8])")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def write_spec(
@@ -117,8 +117,8 @@ def _source(model: Model, date: str | None, url: str | None) -> list[str]:
     elif not origin.keys() & {"url", "file"}:
         origin = {"url" if model.source.startswith("http") else "file": model.source, **origin}
     origin["date"] = date or origin.get("date") or datetime.date.today().isoformat()
-    stated = [f"{key}: {_scalar(origin[key])}" for key in ("url", "file", "revision", "date") if key in origin]
-    return [_flow("source: ", stated, "{}")]
+    stated = [f"{key}: {_scalar(origin[key])}" for key in ("url", "file", "revision") if key in origin]
+    return [_flow("source: ", [*stated, f"date: {_date(origin['date'])}"], "{}")]
 
 
 def _name_kinds(layers: Sequence[Layer]) -> dict[str, LayerKind]:
@@ -189,9 +189,17 @@ def _flow(head: str, items: Sequence[str], brackets: str) -> str:
     return f"{head}{brackets[0]}\n{body.rstrip(',')}{brackets[1]}"
 
 
+def _date(text: str) -> str:
+    """A date as YAML, bare if it is one: YAML then reads a date, whose text is the same."""
+    try:
+        return text if _DATE.fullmatch(text) and datetime.date.fromisoformat(text) else _scalar(text)
+    except ValueError:
+        return _scalar(text)
+
+
 def _scalar(text: str) -> str:
     """A string as YAML: bare where that is safe, else in double quotes."""
-    if _DATE.fullmatch(text) or (_PLAIN.fullmatch(text) and text.lower() not in _KEYWORDS):
+    if _PLAIN.fullmatch(text) and text.lower() not in _KEYWORDS:
         return text
     import yaml  # only strings with special characters need it
 

@@ -40,11 +40,13 @@ def read_spec(path: Path) -> Model:
 def build_model(mapping: Mapping[str, Any], source: str) -> Model:
     """The Model of a spec that is already known to be well formed. Raises SpecError when it is not after all."""
     problems = contradictions(mapping)
+    if (as_count(mapping.get("num_layers")) or 0) > MAX_LAYERS:
+        problems.append(f"num_layers: must be at most {MAX_LAYERS}")
     if problems:
         raise SpecError(source, problems)
     try:
         return _build(mapping, source)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpecError(source, [f"is not a sound spec ({type(error).__name__}: {error})"]) from None
 
 
@@ -121,7 +123,6 @@ def _build(mapping: Mapping[str, Any], source: str) -> Model:
         ),
         aliases=tuple(mapping.get("aliases", ())),
         provenance=origin,
-        notes=architecture.notes,
     )
 
 

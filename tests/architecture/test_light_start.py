@@ -9,8 +9,8 @@ PROBE = """
 import sys
 from kvplan.cli.app import run
 code = run(["size", "--model", "llama-70b", "--ctx", "128k", "--json"])
-heavy = [name for name in ("torch", "transformers", "numpy", "pydantic", "rich", "huggingface_hub") if name in sys.modules]
-print("HEAVY", code, heavy, file=sys.stderr)
+heavy = {"torch", "transformers", "numpy", "pydantic", "rich", "huggingface_hub"} & set(sys.modules)
+print("HEAVY", code, sorted(heavy), file=sys.stderr)
 """
 
 

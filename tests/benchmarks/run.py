@@ -50,9 +50,9 @@ def time_sweep() -> tuple[int, float]:
     from kvplan.core.errors import UnsupportedError
     from kvplan.formats import parse_kv_format
     from kvplan.planning.sweep import sweep
-    from kvplan.specs.catalogue import catalogue_names, load_packaged
+    from kvplan.specs.catalogue import load_found, spec_files
 
-    models = [load_packaged(name) for name in catalogue_names()]
+    models = [load_found(path) for path in spec_files()]
     start = time.perf_counter()
     count = 0
     for model in models:

@@ -138,10 +138,11 @@ def test_a_state_in_the_models_dtype_is_half_of_one_in_fp32() -> None:
 
 @pytest.mark.parametrize("kind", [entry for entry in KINDS.values() if dataclasses.fields(entry)], ids=str)
 def test_a_kind_refuses_impossible_numbers(kind: type[LayerKind]) -> None:
-    names = [item.name for item in dataclasses.fields(kind) if item.type == "int" and item.default is dataclasses.MISSING]
+    required = [item for item in dataclasses.fields(kind) if item.default is dataclasses.MISSING]
+    names = [item.name for item in required if item.type == "int"]
     for bad in (0, -1, True, 1.5, "8", None):
         for name in names:
-            values = {other: 4 for other in names} | {name: bad}
+            values = dict.fromkeys(names, 4) | {name: bad}
             with pytest.raises((ValueError, TypeError)):
                 kind(**values)
 

@@ -11,7 +11,13 @@ from kvplan.core.parallel import Parallel, pipeline_stages
 @pytest.mark.parametrize(
     # vLLM 0.33 distributed/utils.py get_pp_indices: the remainder goes to the stages before the last
     ("num_layers", "pp", "stages"),
-    [(80, 4, (20, 20, 20, 20)), (61, 4, (15, 15, 16, 15)), (62, 4, (15, 16, 16, 15)), (63, 4, (16, 16, 16, 15)), (61, 2, (31, 30))],
+    [
+        (80, 4, (20, 20, 20, 20)),
+        (61, 4, (15, 15, 16, 15)),
+        (62, 4, (15, 16, 16, 15)),
+        (63, 4, (16, 16, 16, 15)),
+        (61, 2, (31, 30)),
+    ],
 )
 def test_pipeline_remainders_go_before_the_last_stage(num_layers: int, pp: int, stages: tuple[int, ...]) -> None:
     assert pipeline_stages(num_layers, pp) == stages

@@ -10,7 +10,15 @@ from kvplan.core.units import format_bytes, format_tokens, parse_bytes, parse_ra
 
 @pytest.mark.parametrize(
     ("text", "tokens"),
-    [("128k", 131072), ("128K", 131072), ("1M", 1048576), ("128000", 128000), ("131,072", 131072), ("1.5k", 1536), ("32Ki", 32768)],
+    [
+        ("128k", 131072),
+        ("128K", 131072),
+        ("1M", 1048576),
+        ("128000", 128000),
+        ("131,072", 131072),
+        ("1.5k", 1536),
+        ("32Ki", 32768),
+    ],
 )
 def test_token_counts_are_binary_with_a_unit_and_themselves_without(text: str, tokens: int) -> None:
     assert parse_tokens(text) == tokens
@@ -23,7 +31,8 @@ def test_what_is_no_token_count_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("40GiB", 42949672960), ("80GB", 80 * 10**9), ("512 MiB", 536870912), ("1024", 1024), ("0.5GiB", 536870912)]
+    ("text", "size"),
+    [("40GiB", 42949672960), ("80GB", 80 * 10**9), ("512 MiB", 536870912), ("1024", 1024), ("0.5GiB", 536870912)],
 )
 def test_gib_is_binary_and_gb_is_decimal(text: str, size: int) -> None:
     assert parse_bytes(text) == size
@@ -49,7 +58,8 @@ def test_what_is_no_ratio_is_refused(text: str) -> None:
 def test_bytes_are_printed_in_binary_units() -> None:
     assert format_bytes(42949672960) == "40.00 GiB"
     assert format_bytes(327680) == "320.00 KiB"
-    assert format_bytes(70272) == "70,272 B"
+    assert format_bytes(70272) == "68.62 KiB"
+    assert format_bytes(2112) == "2,112 B"
 
 
 def test_tokens_are_printed_as_people_say_them() -> None:

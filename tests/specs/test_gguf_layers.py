@@ -184,7 +184,8 @@ def test_draft_layers_stand_apart(tmp_path: Path) -> None:
 
 def test_a_draft_layer_of_a_hybrid_has_attention(tmp_path: Path) -> None:
     keys = model_keys("qwen35", block_count=5, nextn_predict_layers=1, embedding_length=64, ssm__conv_kernel=4,
-                      ssm__inner_size=64, ssm__state_size=16, ssm__time_step_rank=4, ssm__group_count=2, **heads(8, 2))  # fmt: skip
+                      ssm__inner_size=64, ssm__state_size=16, ssm__time_step_rank=4, ssm__group_count=2,
+                      **heads(8, 2))  # fmt: skip
     architecture = architecture_of(tmp_path, keys)
     assert architecture.draft_layers == ((FullAttention(num_kv_heads=2, head_dim=8),),)
     assert [layer[0].kind for layer in architecture.layers] == ["gated_delta_net"] * 3 + ["full_attention"]
@@ -266,5 +267,5 @@ def test_an_impossible_value_is_refused_with_its_key(change: dict[str, Any], nam
 
 
 def test_a_required_window_is_never_guessed(tmp_path: Path) -> None:
-    with pytest.raises(MissingKeyError, match="gpt-oss.attention.sliding_window"):
+    with pytest.raises(MissingKeyError, match=r"gpt-oss\.attention.sliding_window"):
         architecture_of(tmp_path, model_keys("gpt-oss", block_count=2, embedding_length=64, **heads(8, 2)))

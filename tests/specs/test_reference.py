@@ -96,7 +96,7 @@ def test_other_files_are_refused(name: str, content: str, said: str, tmp_path: P
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="no config.json"):
+    with pytest.raises(FileError, match=r"no config\.json"):
         resolve_model(str(tmp_path))
 
 
@@ -121,34 +121,46 @@ def test_a_near_miss_is_suggested() -> None:
 # -- the Hub ----------------------------------------------------------------------------------------------------
 
 
-def fake_hub(monkeypatch: pytest.MonkeyPatch, download: Any, metadata: Any = None) -> None:
-    module = ModuleType("huggingface_hub")
-    module.hf_hub_download = download  # type: ignore[attr-defined]
-    module.HfApi = lambda: SimpleNamespace(get_safetensors_metadata=metadata)  # type: ignore[attr-defined]
+def fake_hub(monkeypatch: pytest.MonkeyPatch, info: Any, config: Path | None = None, metadata: Any = None) -> None:
+    """A client whose ``info`` answers or raises; ``config`` is what it downloads, or holds in its cache."""
+    module: Any = ModuleType("huggingface_hub")
+    module.HfApi = lambda: SimpleNamespace(model_info=info, get_safetensors_metadata=metadata)
+    module.hf_hub_download = lambda *_, **__: str(config)
+    module.try_to_load_from_cache = lambda *_: None if config is None else str(config)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+
+
+def found(*_: object, **__: object) -> SimpleNamespace:
+    return SimpleNamespace(sha="abc")
+
+
+def offline(*_: object, **__: object) -> SimpleNamespace:
+    raise ConnectionError("a page\nof details")
 
 
 def test_a_hub_id_is_fetched_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_config(tmp_path / "cache") / "config.json"
     tensor = SimpleNamespace(dtype="BF16", parameter_count=16, data_offsets=(0, 32))
     metadata = SimpleNamespace(files_metadata={"f": SimpleNamespace(tensors={"w": tensor, "v": tensor})})
-    fake_hub(monkeypatch, lambda *_, **__: str(config), lambda _: metadata)
+    fake_hub(monkeypatch, found, config, lambda _: metadata)
     model = resolve_model("org/new")
     assert (model.name, model.source) == ("org/new", "https://huggingface.co/org/new")
+    assert model.provenance["revision"] == "abc"
     assert (model.weights.exact_bytes, model.weights.exact_parameters) == (64, 32)
 
 
 def test_a_repository_without_safetensors_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = write_config(tmp_path / "cache") / "config.json"
-    fake_hub(monkeypatch, lambda *_, **__: str(config), lambda _: 1 / 0)
+    fake_hub(monkeypatch, found, write_config(tmp_path / "cache") / "config.json", lambda _: 1 / 0)
     assert "weights are not counted" in resolve_model("org/new").notes[-1]
 
 
-def test_network_trouble_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: object, **__: object) -> str:
-        raise ConnectionError("a page\nof details")
+def test_without_network_a_cached_copy_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(monkeypatch, offline, write_config(tmp_path / "cache") / "config.json")
+    assert num_layers("org/new") == 2
 
-    fake_hub(monkeypatch, download)
+
+def test_network_trouble_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(monkeypatch, offline)
     with pytest.raises(FileError, match=r"org/new.*ConnectionError") as caught:
         resolve_model("org/new")
     assert "\n" not in caught.value.message
@@ -158,10 +170,10 @@ def test_a_repository_that_does_not_exist_is_an_unknown_name(monkeypatch: pytest
     class RepositoryNotFoundError(Exception):
         pass
 
-    def download(*_: object, **__: object) -> str:
+    def absent(*_: object, **__: object) -> SimpleNamespace:
         raise RepositoryNotFoundError
 
-    fake_hub(monkeypatch, download)
+    fake_hub(monkeypatch, absent)
     with pytest.raises(UnknownNameError, match="org/toi-1b"):
         resolve_model("org/toi-1b")
 

