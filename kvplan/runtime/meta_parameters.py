@@ -58,7 +58,7 @@ def exact_model(model: Model, values: Mapping[str, Any]) -> Model:
     """
     exact = count_parameters(values)
     counted = model.architecture.parameters
-    notes = model.notes
+    notes = model.architecture.notes
     if counted is not None:
         exact = replace(exact, active=_active(exact, counted), mtp=counted.mtp)
         if counted.total != exact.total:

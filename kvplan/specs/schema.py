@@ -30,12 +30,13 @@ _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 class Origin(BaseModel):
-    """Where the numbers were read, and when."""
+    """Where the numbers were read, and when; ``parameters`` names what counted them, if not the config alone."""
 
     model_config = _STRICT
     url: Text | None = None
     file: Text | None = None
     revision: Text | None = None
+    parameters: Text | None = None
     date: datetime.date | Text
 
 

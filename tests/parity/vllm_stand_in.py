@@ -38,6 +38,9 @@ COMPILED_MODULES = (
     "vllm._flashmla_extension_C",
 )
 
+#: Python packages of kernels that the CUDA wheel bundles.
+BUNDLED_KERNEL_PACKAGES = ("vllm.third_party.flashmla", "vllm.third_party.deep_gemm", "deep_gemm")
+
 #: prefixes of the operator namespaces that those modules would fill.
 KERNEL_NAMESPACES = ("_C", "_moe_C", "_flashmla", "_vllm_fa", "_qutlass", "_rocm")
 
@@ -67,6 +70,7 @@ class MockFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         module = _MockModule(spec.name)
         module.__path__ = []
+        module.__version__ = "99.0"
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -240,7 +244,8 @@ def install(capability: tuple[int, int], *, flashinfer: bool) -> None:
     names then exist, and none of them computes anything.
     """
     _empty_modules()
-    sys.meta_path.insert(0, MockFinder("vllm.third_party.flashmla"))
+    for root in BUNDLED_KERNEL_PACKAGES:
+        sys.meta_path.insert(0, MockFinder(root))
     if importlib.util.find_spec("torchvision") is None:
         sys.meta_path.insert(0, MockFinder("torchvision"))
     if flashinfer:
