@@ -11,7 +11,6 @@ from kvplan.cli.options import ExplainOption, FormatOption, JsonOption, OutputFo
 if TYPE_CHECKING:
     from kvplan.core.model import Model
     from kvplan.core.request import SizeResult
-    from kvplan.core.weights import WeightFormat
     from kvplan.planning.request import RequestWords
 
 DEFAULT_CONTEXTS = (8192, 32768, 131072)
@@ -75,14 +74,14 @@ def _size_all(
     from kvplan.core.errors import UsageError
     from kvplan.engines import get_engine
     from kvplan.planning.request import build_request
-    from kvplan.planning.size import size_model
+    from kvplan.planning.size import choose_weight_format, size_model
     from kvplan.specs.reference import resolve_model
 
     engine = get_engine(engine_name)
     results = []
     for reference in references:
         model = resolve_model(reference)
-        weight_format = _weight_format(model, weights)
+        weight_format = choose_weight_format(model, weights)
         for context in _contexts(model, contexts):
             results.append(size_model(model, build_request(model, context, words), engine, weight_format))
     if not results:
@@ -102,16 +101,6 @@ def _split(text: str) -> list[str]:
     pieces = [piece.strip() for piece in text.split(",")]
     thousands = len(pieces) > 1 and all(piece.isdigit() for piece in pieces) and all(len(p) == 3 for p in pieces[1:])
     return [text] if thousands and len(pieces[0]) <= 3 else [piece for piece in pieces if piece]
-
-
-def _weight_format(model: Model, name: str | None) -> WeightFormat | None:
-    from kvplan.core.weights import get_weight_format
-
-    if name is not None:
-        return get_weight_format(name)
-    if model.weights.exact_bytes is not None:
-        return None
-    return get_weight_format(model.weights.weight_format or model.dtype)
 
 
 def _write(results: list[SizeResult], output: OutputFormat, explain: bool) -> None:

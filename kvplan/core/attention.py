@@ -6,9 +6,10 @@ fixed state, and the numbers a report shows for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.part import Part, StateTensor
 
 

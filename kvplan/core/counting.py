@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from kvplan.core.frozen import dataclass
 
 
 def linear(inputs: int, outputs: int, bias: bool = False) -> int:

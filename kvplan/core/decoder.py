@@ -7,10 +7,11 @@ to ``decoder``. A router's load-balancing bias counts only where the model's own
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, gated_mlp, linear
+from kvplan.core.frozen import dataclass
 from kvplan.core.mixture import MixtureShape, read_sparse_layers
 from kvplan.core.model import Architecture, Layer, Parameters
 

@@ -5,11 +5,10 @@ Every decoder layer keeps its own keys and values, which grow, and those of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.attention import CrossAttention, FullAttention
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, plain_mlp
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Layer
 
 

@@ -6,9 +6,9 @@ An engine sees the whole list of layers of a rank and never a model's name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import PlacedKind
 from kvplan.core.request import SizeRequest
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kvplan.core.config_reader import ConfigReader
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
 
 

@@ -8,11 +8,12 @@ residual window, as in KIVI). All are frozen values, so formats compare and cach
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fractions import Fraction
 from typing import Protocol
 
 from kvplan.core.errors import UnsupportedError
+from kvplan.core.frozen import dataclass
 from kvplan.core.part import Part
 from kvplan.core.units import cdiv, round_up
 

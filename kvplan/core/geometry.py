@@ -6,11 +6,12 @@ Layers that store the same are grouped first; every figure is then computed once
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 
 from kvplan.core.attention import LayerKind
 from kvplan.core.format import CacheFormat, KVFormat
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Layer
 from kvplan.core.part import Part, StateTensor, state_bytes
 from kvplan.core.policy import Place, RetentionPolicy, Tier

@@ -6,11 +6,10 @@ tokens to read (DSA). Key names are those of transformers 5.23, which the publis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.attention import IndexKeys, Latent
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import linear
+from kvplan.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import gated_mlp
+from kvplan.core.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

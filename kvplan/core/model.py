@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 
 from kvplan.core.attention import LayerKind
+from kvplan.core.frozen import dataclass
 
 Layer = tuple[LayerKind, ...]
 """What one layer stores: usually one kind; several where a layer keeps several caches (latent and index keys)."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.errors import UsageError
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.units import cdiv
 
 

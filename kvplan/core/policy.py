@@ -6,20 +6,21 @@ hold prunable tokens, and answers with tiers from newest to oldest. Which tokens
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from kvplan.core.frozen import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Tier:
+class Tier(NamedTuple):
     """``tokens`` kept tokens of one layer; ``cache_format`` is None where the request's own format holds them."""
 
     tokens: int
     cache_format: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """Where a layer stands: the ``index``-th of ``count`` layers with prunable tokens."""
 

@@ -8,10 +8,10 @@ state has the 16-bit compute dtype (``model``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.core.attention import LayerKind, require_not_negative, require_positive
+from kvplan.core.frozen import dataclass
 from kvplan.core.part import STATE_DTYPE_BYTES, StateTensor
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice, KindStorage
 from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel

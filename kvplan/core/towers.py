@@ -5,9 +5,8 @@ A tower has no KV cache; only its weights take memory. Shapes are those of the m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.counting import gated_mlp, linear, plain_mlp
+from kvplan.core.frozen import dataclass
 
 
 def layer_norm(width: int) -> int:

@@ -6,9 +6,9 @@ Sizes that a file leaves out are the defaults of transformers 5.23's config clas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from kvplan.core.config_reader import ConfigReader
+from kvplan.core.frozen import dataclass
 from kvplan.core.multimodal import side, stated_size
 from kvplan.core.towers import EncoderShape, convolution, layer_norm, pooling_head
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 from kvplan.core.errors import UnknownNameError, UsageError
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Parameters
 from kvplan.core.quantization_config import weight_format_of as weight_format_of
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kvplan.core.engine import GroupAllocation, RankAllocation
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import PlacedKind, group_kinds, store_kind
 from kvplan.core.request import SizeRequest
 

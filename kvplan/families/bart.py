@@ -6,12 +6,13 @@ output head is tied to the embedding unless the file says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import linear
 from kvplan.core.encoder_decoder import StackShape, decoder_layer, layer_norm, read_stack, require_decoder
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Parameters
 
 

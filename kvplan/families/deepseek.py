@@ -6,13 +6,12 @@ attention in every layer, in the V3.2 and GLM-5 line an index besides, and a den
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.attention import FullAttention
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape
 from kvplan.core.decoder import Block, check_length, decoder, read_deepseek_feed_forwards
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.latent_attention import IndexerShape, LatentShape, read_index_layers, read_latent_shape
 from kvplan.core.model import Architecture, Layer
 

@@ -6,8 +6,6 @@ Key names, biases and class defaults: transformers 5.23 (``deepseek`` and ``bail
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.attention_layout import headed_kind, read_windows
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape
@@ -20,6 +18,7 @@ from kvplan.core.decoder import (
     read_defaulted,
 )
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
 
 

@@ -13,13 +13,14 @@ transformers keeps only the rows in use, in the compute dtype: its fixed part is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.attention import CompressedStream, IndexKeys, Latent
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import linear
 from kvplan.core.decoder import read_mixture
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Layer, Parameters
 from kvplan.core.recurrent import StateBuffer
 

@@ -5,12 +5,11 @@ Class defaults and shapes: transformers 5.23 ``models/gemma``, ``gemma2``, ``vau
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.attention_layout import headed_kind, read_windows
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.decoder import Block, decoder, dense_feed_forward, read_attention_shape, read_defaulted
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
 
 

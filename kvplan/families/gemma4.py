@@ -6,7 +6,7 @@ stored. Class defaults and shapes: transformers 5.23 ``models/gemma4`` and ``gem
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.attention import Shared
 from kvplan.core.attention_layout import FULL, SLIDING, headed_kind, read_layer_types
@@ -22,6 +22,7 @@ from kvplan.core.decoder import (
     read_mixture,
 )
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.kv_sharing import query_and_output, shared_sources
 from kvplan.core.mixture import MixtureShape
 from kvplan.core.model import Architecture

@@ -8,13 +8,14 @@ every fourth layer and may let a layer read an earlier layer's latent. Key names
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.attention import LayerKind, Shared
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import linear
 from kvplan.core.decoder import Block, check_length, decoder, read_deepseek_feed_forwards, read_defaulted
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.latent_attention import IndexerShape, LatentShape, read_index_layers, read_latent_shape
 from kvplan.core.model import Architecture, Layer
 

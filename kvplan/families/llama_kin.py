@@ -7,13 +7,13 @@ Each model type is one row of ``_KIN``. Shapes and defaults: transformers 5.23 `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kvplan.core.attention_layout import equal_blocks, read_layer_windows
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, gated_mlp, plain_mlp
 from kvplan.core.decoder import FeedForward, decoder, read_attention_shape
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
 from kvplan.core.model_types import read_model_type
 

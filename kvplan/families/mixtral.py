@@ -5,12 +5,11 @@ They share one layout and differ in biases, norms and class defaults (transforme
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvplan.core.attention_layout import headed_kind, read_windows
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.decoder import Block, decoder, mixture_feed_forward, read_attention_shape, read_mixture
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
 
 

@@ -6,12 +6,13 @@ positions set no length limit, so only the trained length that old files state (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, gated_mlp, linear, plain_mlp
 from kvplan.core.encoder_decoder import decoder_layer, require_decoder
 from kvplan.core.family import Family
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Parameters
 
 

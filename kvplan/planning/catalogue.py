@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from kvplan.core.errors import UnknownNameError
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice, group_kinds, place_layers, store_kind
 from kvplan.core.kinds import KINDS
 from kvplan.core.model import Model

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.core.errors import UnsupportedError
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice
 from kvplan.core.request import SizeResult
 from kvplan.formats import parse_kv_format

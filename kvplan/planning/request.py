@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from kvplan.core.errors import UsageError
 from kvplan.core.format import KVFormat
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice
 from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel

@@ -18,7 +18,7 @@ from kvplan.core.geometry import (
 from kvplan.core.model import Layer, Model
 from kvplan.core.parallel import pipeline_stages
 from kvplan.core.request import KindAllocation, SizeRequest, SizeResult
-from kvplan.core.weights import WeightFormat, weights_bytes
+from kvplan.core.weights import WeightFormat, get_weight_format, weights_bytes
 from kvplan.policies.none import POLICY as KEEP_ALL
 
 PlacedLayers = list[tuple[PlacedKind, ...]]
@@ -65,6 +65,16 @@ def size_model(
         blocks_per_sequence=allocations[0].blocks_per_sequence,
         warnings=_warnings(model, request),
     )
+
+
+def choose_weight_format(model: Model, name: str | None) -> WeightFormat | None:
+    """The format named, else the one of the checkpoint's config, else 16 bits; None where files gave exact bytes.
+
+    Raises UnknownNameError.
+    """
+    if name is None and model.weights.exact_bytes is not None:
+        return None
+    return get_weight_format(name or model.weights.weight_format or model.dtype)
 
 
 def counted_layers(model: Model, request: SizeRequest) -> tuple[Layer, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from kvplan.core.format import KVFormat
+from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import (
     CacheChoice,
     PlacedKind,

@@ -5,10 +5,10 @@ The paper's 20 % is 10 % + 10 % of the tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import KeepRatio, floor_ratio
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import KeepRatio
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import Place, Tier
 
 

@@ -6,10 +6,10 @@ rounded down first, so that the budgets of all layers add up to those of a flat 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import Place, Tier, floor_ratio, require_ratio, require_tokens
 
 

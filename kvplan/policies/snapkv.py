@@ -5,10 +5,10 @@ The window itself is always kept (kvpress 0.5.5 ``SnapKVPress``: 64 tokens).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import Place, Tier, floor_ratio, require_ratio, require_tokens
 
 

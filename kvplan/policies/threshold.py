@@ -5,9 +5,9 @@ How many tokens pass depends on the text, so ``keep`` is the expected share: mea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import KeepRatio
 
 

@@ -6,11 +6,11 @@ older ones in int4. ``auto`` stands for the request's own format, ``rest=drop`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
 from kvplan.core.errors import UsageError
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import Place, Tier
 from kvplan.core.units import parse_tokens
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import Place, Tier, require_tokens
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from kvplan.core.frozen import dataclass
 from kvplan.core.policy import describe_policy
 from kvplan.core.request import KindAllocation, SizeResult
 from kvplan.core.units import format_bytes, format_count, format_tokens

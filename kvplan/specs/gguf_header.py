@@ -10,12 +10,12 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kvplan.core.errors import FileError
+from kvplan.core.frozen import dataclass
 from kvplan.core.units import round_up
 from kvplan.specs.ggml_types import GGML_TYPES
 

@@ -8,12 +8,12 @@ those rules. An architecture without an entry is refused: a plain decoder is nev
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from kvplan.core import attention, recurrent
 from kvplan.core.attention import LayerKind
 from kvplan.core.config_reader import ConfigReader
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Layer
 
 MAX_LAYERS = 1024

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from kvplan.core.errors import FileError
+from kvplan.core.frozen import dataclass
 from kvplan.core.model import WeightsOnDisk
 from kvplan.specs.json_file import load_json_object
 

@@ -180,14 +180,13 @@ def _describe(spec: Any, backend: str | None = None) -> dict[str, Any]:
     """A layer's spec as JSON: its type, its fields that differ from the class default, and its page size."""
     import dataclasses
 
-    kept = {"block_size", "num_kv_heads", "head_size", "head_size_v", "num_heads", "tokens_per_state", "mamba_type"}
+    kept = {"block_size", "num_kv_heads", "head_size", "head_size_v", "mamba_type"}
+    constant = {"kv_cache_specs", "dcp_sharded"}
     row: dict[str, Any] = {"type": type(spec).__name__}
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
         is_default = field.default is not dataclasses.MISSING and value == field.default
-        if field.name == "kv_cache_specs" or (is_default and field.name not in kept) or field.name == "dcp_sharded":
-            continue
-        if field.name == "tokens_per_state" and value == 1:
+        if field.name in constant or (is_default and field.name not in kept):
             continue
         row[field.name] = _plain(value)
     row["page_size_bytes"] = spec.page_size_bytes
@@ -207,7 +206,7 @@ def _counted(rows: Iterable[dict[str, Any]], key: str = "n") -> list[dict[str, A
 
 def _describe_group(group: Any) -> dict[str, Any]:
     fields = (
-        "type block_size num_kv_heads head_size sliding_window attention_chunk_size page_size_padded page_size_bytes"
+        "type block_size num_kv_heads head_size sliding_window attention_chunk_size page_size_bytes"
     ).split()
 
     def brief(spec: Any) -> dict[str, Any]:
@@ -316,15 +315,29 @@ def _short(error: BaseException) -> str:
     return text[:600]
 
 
+def _write_config(source: Path, folder: str) -> None:
+    """Copy a config.json; one whose class lives in its own repository gets a plain class that keeps its fields."""
+    from transformers import AutoConfig, PretrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from vllm.transformers_utils.config import _CONFIG_REGISTRY
+
+    config = json.loads(source.read_text())
+    config.pop("auto_map", None)
+    model_type = config.get("model_type")
+    if model_type and model_type not in CONFIG_MAPPING and model_type not in _CONFIG_REGISTRY:
+        plain = type("PlainConfig", (PretrainedConfig,), {"model_type": model_type})
+        AutoConfig.register(model_type, plain)
+    Path(folder, "config.json").write_text(json.dumps(config))
+
+
 def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> None:
     """Run one job in a forked process, with its talk sent to ``log``, and leave the row in ``result``."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     with tempfile.TemporaryDirectory() as folder:
-        text = (configs_dir / f"{job['config']}.json").read_text()
-        Path(folder, "config.json").write_text(text)
         try:
+            _write_config(configs_dir / f"{job['config']}.json", folder)
             row = _answer(folder, DEFAULTS | job["options"])
         except Refused as error:
             traceback.print_exc()

@@ -38,8 +38,8 @@ COMPILED_MODULES = (
     "vllm._flashmla_extension_C",
 )
 
-#: Python packages of kernels that the CUDA wheel bundles.
-BUNDLED_KERNEL_PACKAGES = ("vllm.third_party.flashmla", "vllm.third_party.deep_gemm", "deep_gemm")
+#: Python packages of kernels that the CUDA wheel bundles or depends on.
+KERNEL_PACKAGES = ("vllm.third_party.flashmla", "vllm.third_party.deep_gemm", "deep_gemm", "tilelang", "cutlass")
 
 #: prefixes of the operator namespaces that those modules would fill.
 KERNEL_NAMESPACES = ("_C", "_moe_C", "_flashmla", "_vllm_fa", "_qutlass", "_rocm")
@@ -222,6 +222,8 @@ def on_meta_device() -> Any:
             kwargs = dict(kwargs or {})
             if func in (torch.Tensor.cuda, torch.Tensor.cpu):
                 return args[0]
+            if func is torch.Tensor.item:
+                return 1
             if func is torch.Tensor.to:
                 args = tuple("meta" if _names_device(arg) else arg for arg in args)
             if kwargs.get("device") is not None:
@@ -244,7 +246,7 @@ def install(capability: tuple[int, int], *, flashinfer: bool) -> None:
     names then exist, and none of them computes anything.
     """
     _empty_modules()
-    for root in BUNDLED_KERNEL_PACKAGES:
+    for root in KERNEL_PACKAGES:
         sys.meta_path.insert(0, MockFinder(root))
     if importlib.util.find_spec("torchvision") is None:
         sys.meta_path.insert(0, MockFinder("torchvision"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvplan.core.attention import FullAttention, IndexKeys, Latent, LayerKind, Shared, SlidingWindow
 from kvplan.core.errors import FileError, KvplanError, SpecError, UnsupportedError
+from kvplan.core.frozen import dataclass
 from kvplan.core.kinds import KINDS
 from kvplan.core.model import Architecture, Layer, Model, Parameters, WeightsOnDisk
 from kvplan.core.recurrent import Mamba2
@@ -156,7 +157,7 @@ def test_what_a_shared_layer_reads_survives() -> None:
 
 
 def test_a_kind_without_an_entry_cannot_be_written() -> None:
-    @dataclasses.dataclass(frozen=True)
+    @dataclass(frozen=True)
     class Foreign(LayerKind):
         kind = "foreign"
 
