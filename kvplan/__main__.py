@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvplan.cli.app import main
+from kvplan.cli.main import main
 
 if __name__ == "__main__":
     main()

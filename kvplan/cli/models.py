@@ -1,16 +1,12 @@
 """``kvplan models``: list, show, import and check model specs."""
 
-from __future__ import annotations
-
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kvplan.cli.options import FormatOption, JsonOption, OutputFormat, chosen_format
-
-models = typer.Typer(help="List, show, import and check model specs.", no_args_is_help=True)
+from kvplan.cli.options import FormatOption, JsonOption, OutputFormat, chosen_format, option
 
 
 class SortKey(str, Enum):
@@ -22,12 +18,11 @@ class SortKey(str, Enum):
     cache = "cache"
 
 
-@models.command("list")
 def list_models(
     text: Annotated[str | None, typer.Argument(help="Show only names, aliases and families that contain this.")] = None,
-    family: Annotated[str | None, typer.Option("--family", help="Show only this family.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="Show only models with this kind of layer.")] = None,
-    sort: Annotated[SortKey, typer.Option("--sort", "-s", help="Order of the rows.")] = SortKey.name,
+    family: Annotated[str | None, option("--family", help="Show only this family.")] = None,
+    kind: Annotated[str | None, option("--kind", help="Show only models with this kind of layer.")] = None,
+    sort: Annotated[SortKey, option("--sort", "-s", help="Order of the rows.")] = SortKey.name,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,7 +33,6 @@ def list_models(
     _write("models list", "models", [entry.fields() for entry in entries], chosen_format(output, as_json))
 
 
-@models.command("show")
 def show(
     model: Annotated[str, typer.Argument(help="Name, alias, spec, config.json, folder, .gguf or Hub id.")],
     output: FormatOption = OutputFormat.table,
@@ -46,7 +40,7 @@ def show(
 ) -> None:
     """One model: its spec as YAML, with the source of every figure."""
     from kvplan.specs.reference import resolve_model
-    from kvplan.specs.spec_yaml import write_spec
+    from kvplan.specs.spec_writer import write_spec
 
     found = resolve_model(model)
     if chosen_format(output, as_json) is OutputFormat.json:
@@ -57,21 +51,20 @@ def show(
     typer.echo(write_spec(found).rstrip())
 
 
-@models.command("import")
 def import_model(
     path: Annotated[str, typer.Argument(help="A config.json, a folder that holds one, a .gguf file or a Hub id.")],
     output_path: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the spec here instead of to stdout.")
+        Path | None, option("--output", "-o", help="Write the spec here instead of to stdout.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the spec; else the file's or folder's.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    name: Annotated[str | None, option("--name", help="Name of the spec; else the file's or folder's.")] = None,
+    force: Annotated[bool, option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Turn a config.json or a GGUF header into a model spec."""
     from dataclasses import replace
 
     from kvplan.core.errors import UsageError
     from kvplan.specs.reference import resolve_model
-    from kvplan.specs.spec_yaml import write_spec
+    from kvplan.specs.spec_writer import write_spec
 
     model = resolve_model(path)
     text = write_spec(replace(model, name=name) if name else model)
@@ -89,7 +82,6 @@ def import_model(
     typer.echo(f"wrote {output_path}", err=True)
 
 
-@models.command("check")
 def check(
     path: Annotated[Path, typer.Argument(help="A spec YAML, a config.json, a folder or a .gguf file.")],
     as_json: JsonOption = False,

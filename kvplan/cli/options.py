@@ -1,11 +1,23 @@
-"""Options that several commands share, each defined once."""
+"""Options that several commands share, each defined once.
 
-from __future__ import annotations
+A command declares its options as ``Annotated[type, option("--name", "-n", help="…")]``. They are read twice: by
+``quick_start`` without importing typer, and by ``app``, which turns them into typer's.
+"""
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-import typer
+
+class Option(NamedTuple):
+    """The spellings of a command-line option, and what it is for."""
+
+    flags: tuple[str, ...]
+    help: str
+
+
+def option(*flags: str, help: str) -> Option:
+    """An option with its spellings, the long one first."""
+    return Option(flags, help)
 
 
 class OutputFormat(str, Enum):
@@ -17,11 +29,9 @@ class OutputFormat(str, Enum):
     markdown = "markdown"
 
 
-FormatOption = Annotated[
-    OutputFormat, typer.Option("--format", "-f", help="How to write the answer.", show_default=True)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
-ExplainOption = Annotated[bool, typer.Option("--explain", help="Write out the equations and their sources.")]
+FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
+JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]
+ExplainOption = Annotated[bool, option("--explain", help="Write out the equations and their sources.")]
 
 
 def chosen_format(output: OutputFormat, as_json: bool) -> OutputFormat:

@@ -1,12 +1,12 @@
-"""``kvplan size``: how large is the cache."""
+"""``kvplan size``: how large is the cache.
 
-from __future__ import annotations
+Annotations are not postponed here: ``quick_start`` and typer read them, and would have to compile each one again.
+"""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from kvplan.cli.options import ExplainOption, FormatOption, JsonOption, OutputFormat, chosen_format
+from kvplan.cli.options import ExplainOption, FormatOption, JsonOption, OutputFormat, chosen_format, option
 
 if TYPE_CHECKING:
     from kvplan.core.model import Model
@@ -20,33 +20,33 @@ DEFAULT_CONTEXTS = (8192, 32768, 131072)
 def size(
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id; repeat to compare."),
+        option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id; repeat to compare."),
     ],
     ctx: Annotated[
         list[str] | None,
-        typer.Option("--ctx", "-c", help="Context in tokens: 8192, 32k, 1M; repeat or separate by commas."),
+        option("--ctx", "-c", help="Context in tokens: 8192, 32k, 1M; repeat or separate by commas."),
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-n", help="Sequences held at the same time.")] = 1,
-    kv_dtype: Annotated[str, typer.Option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")] = "auto",
+    concurrency: Annotated[int, option("--concurrency", "-n", help="Sequences held at the same time.")] = 1,
+    kv_dtype: Annotated[str, option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")] = "auto",
     kv_dtype_skip_layers: Annotated[
         str | None,
-        typer.Option("--kv-dtype-skip-layers", help="Layers left in the model's dtype: 0,1,-1 or sliding_window."),
+        option("--kv-dtype-skip-layers", help="Layers left in the model's dtype: 0,1,-1 or sliding_window."),
     ] = None,
     policy: Annotated[
-        str, typer.Option("--policy", "-p", help="Retention: none, window:4096,sinks=4, h2o:keep=0.2, tiers:…")
+        str, option("--policy", "-p", help="Retention: none, window:4096,sinks=4, h2o:keep=0.2, tiers:…")
     ] = "none",
     encoder_tokens: Annotated[
-        str | None, typer.Option("--encoder-tokens", help="Encoder length of models with cross-attention.")
+        str | None, option("--encoder-tokens", help="Encoder length of models with cross-attention.")
     ] = None,
-    mtp: Annotated[bool, typer.Option("--mtp", help="Count the draft (multi-token prediction) layers too.")] = False,
-    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel size.")] = 1,
-    pp: Annotated[int, typer.Option("--pp", help="Pipeline-parallel size.")] = 1,
-    dp: Annotated[int, typer.Option("--dp", help="Data-parallel replicas.")] = 1,
-    dcp: Annotated[int, typer.Option("--dcp", help="Decode-context-parallel size, inside tp.")] = 1,
+    mtp: Annotated[bool, option("--mtp", help="Count the draft (multi-token prediction) layers too.")] = False,
+    tp: Annotated[int, option("--tp", help="Tensor-parallel size.")] = 1,
+    pp: Annotated[int, option("--pp", help="Pipeline-parallel size.")] = 1,
+    dp: Annotated[int, option("--dp", help="Data-parallel replicas.")] = 1,
+    dcp: Annotated[int, option("--dcp", help="Decode-context-parallel size, inside tp.")] = 1,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")
+        str | None, option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", "-e", help="Engine whose allocation is counted.")] = "none",
+    engine: Annotated[str, option("--engine", "-e", help="Engine whose allocation is counted.")] = "none",
     explain: ExplainOption = False,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
@@ -69,8 +69,8 @@ def size(
 
 
 def _size_all(
-    references: list[str], contexts: list[str] | None, words: RequestWords, engine_name: str, weights: str | None
-) -> list[SizeResult]:
+    references: list[str], contexts: list[str] | None, words: "RequestWords", engine_name: str, weights: str | None
+) -> "list[SizeResult]":
     from kvplan.core.errors import UsageError
     from kvplan.engines import get_engine
     from kvplan.planning.request import build_request
@@ -89,7 +89,7 @@ def _size_all(
     return results
 
 
-def _contexts(model: Model, contexts: list[str] | None) -> list[str]:
+def _contexts(model: "Model", contexts: list[str] | None) -> list[str]:
     if contexts is not None:
         return [piece for text in contexts for piece in _split(text)]
     longest = model.architecture.max_context_tokens or DEFAULT_CONTEXTS[-1]
@@ -103,27 +103,27 @@ def _split(text: str) -> list[str]:
     return [text] if thousands and len(pieces[0]) <= 3 else [piece for piece in pieces if piece]
 
 
-def _write(results: list[SizeResult], output: OutputFormat, explain: bool) -> None:
+def _write(results: "list[SizeResult]", output: OutputFormat, explain: bool) -> None:
     if output is OutputFormat.json:
         _write_json(results, explain)
     elif output is OutputFormat.csv:
         from kvplan.reports.to_csv import size_csv
 
-        typer.echo(size_csv(results))
+        print(size_csv(results))
     elif output is OutputFormat.markdown:
         from kvplan.reports.to_markdown import size_markdown
 
-        typer.echo(size_markdown(results))
+        print(size_markdown(results))
     else:
         _write_table(results)
     if output is not OutputFormat.json:
         if explain:
             _write_explanation(results)
         for warning in _warnings(results):
-            typer.echo(f"note: {warning}", err=True)
+            print(f"note: {warning}", file=sys.stderr)
 
 
-def _write_json(results: list[SizeResult], explain: bool) -> None:
+def _write_json(results: "list[SizeResult]", explain: bool) -> None:
     from kvplan.reports.to_json import render_success, size_fields
 
     fields = [size_fields(result) for result in results]
@@ -133,10 +133,10 @@ def _write_json(results: list[SizeResult], explain: bool) -> None:
         for entry, result in zip(fields, results):
             entry["explanation"] = explain_size(result)
     answer = fields[0] if len(fields) == 1 else {"results": fields}
-    typer.echo(render_success("size", answer, _warnings(results)))
+    print(render_success("size", answer, _warnings(results)))
 
 
-def _write_table(results: list[SizeResult]) -> None:
+def _write_table(results: "list[SizeResult]") -> None:
     from kvplan.planning.next_steps import next_steps
     from kvplan.reports.to_table import print_comparison, print_size, stdout_console
 
@@ -146,12 +146,12 @@ def _write_table(results: list[SizeResult]) -> None:
         print_comparison(results, stdout_console())
 
 
-def _write_explanation(results: list[SizeResult]) -> None:
+def _write_explanation(results: "list[SizeResult]") -> None:
     from kvplan.reports.explain import explain_size
 
     for result in results:
-        typer.echo("\n" + "\n".join(explain_size(result)))
+        print("\n" + "\n".join(explain_size(result)))
 
 
-def _warnings(results: list[SizeResult]) -> tuple[str, ...]:
+def _warnings(results: "list[SizeResult]") -> tuple[str, ...]:
     return tuple(dict.fromkeys(warning for result in results for warning in result.warnings))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from fractions import Fraction
+from functools import cache
 
 from kvplan.core.attention import LayerKind
 from kvplan.core.format import CacheFormat, KVFormat
@@ -85,12 +86,14 @@ def place_layers(layers: Sequence[Layer], kv_format: KVFormat) -> list[tuple[Pla
     layers skips none (vLLM 0.33, ``engine/arg_utils.py`` ``get_boundary_skip_layers``).
     """
     attending = [index for index, layer in enumerate(layers) if _attends(layer)]
-    edge = 0 if any(kind.states() for layer in layers for kind in layer) else kv_format.boundary_layers
+    hybrid = kv_format.boundary_layers and any(kind.states() for layer in layers for kind in layer)
+    edge = 0 if hybrid else kv_format.boundary_layers
     boundary = set(attending[:edge] + attending[len(attending) - edge :])
     native = kv_format.all_native()
+    rank = {index: position for position, index in enumerate(attending)}
     placed = []
     for index, layer in enumerate(layers):
-        place = Place(attending.index(index) if _attends(layer) else 0, len(attending))
+        place = Place(rank.get(index, 0), len(attending))
         kept_native = index in boundary or index in kv_format.native_layers
         placed.append(
             tuple(
@@ -199,5 +202,6 @@ def _tier_format(tier: Tier, part: Part, kv_format: KVFormat, choice: CacheChoic
     return choice.tier_formats[tier.cache_format] if tier.cache_format else kv_format.of(part)
 
 
+@cache
 def _attends(layer: Layer) -> bool:
     return any(part.prunable for kind in layer for part in kind.parts())

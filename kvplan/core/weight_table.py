@@ -9,26 +9,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from kvplan.core.weights import WeightFormat
+from kvplan.core.weights import WeightFormat, float_formats
 
 _Q6_K = Fraction(210 * 8, 256)
 _README = "llama.cpp tools/quantize/README.md, bits per weight of Llama-3.1-8B without embedding and head"
 _BLOCK = "block layout of ggml-common.h; types of embedding and head from llama.cpp src/llama-quant.cpp"
-_NO_SCALES = "uniform over all parameters"
-
-
-def _float(name: str, bits: int) -> WeightFormat:
-    every = Fraction(bits)
-    return WeightFormat(
-        name=name,
-        linear_bits=every,
-        embedding_bits=every,
-        head_bits=every,
-        norm_bits=every,
-        tower_bits=every,
-        certainty="exact",
-        source=_NO_SCALES,
-    )
 
 
 def _grouped(name: str, bits: int, group: int, group_bits: int, source: str) -> WeightFormat:
@@ -74,9 +59,7 @@ def _block(name: str, bits: str, embedding: str | None = None, head: Fraction = 
 
 
 _CHECKPOINTS = (
-    _float("bf16", 16),
-    _float("fp16", 16),
-    _float("fp32", 32),
+    *float_formats(),
     WeightFormat(
         name="fp8",
         linear_bits=8 + Fraction(32, 128 * 128),

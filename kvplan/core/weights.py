@@ -15,7 +15,6 @@ from fractions import Fraction
 from kvplan.core.errors import UnknownNameError, UsageError
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Parameters
-from kvplan.core.quantization_config import weight_format_of as weight_format_of
 
 _SIXTEEN = Fraction(16)
 
@@ -81,7 +80,7 @@ def weights_bytes(parameters: Parameters, weight_format: WeightFormat) -> int:
     return math.ceil(bits / 8)
 
 
-_NAME = re.compile(r"(?P<base>.+?)(?:_g(?P<group>[0-9]{1,6}))?(?:_(?P<scope>mlp|experts))?")
+_NAME = r"(?P<base>.+?)(?:_g(?P<group>[0-9]{1,6}))?(?:_(?P<scope>mlp|experts))?"
 
 
 def get_weight_format(text: str) -> WeightFormat:
@@ -91,10 +90,12 @@ def get_weight_format(text: str) -> WeightFormat:
     experts. Raises UnknownNameError or UsageError.
     """
     name = text.strip().lower().replace("-", "_")
+    if name in _FLOAT_BITS:
+        return _float_format(name)
     table = _table()
     if name in table:
         return table[name]
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME, name)
     if match is None or match["base"] not in table:
         raise UnknownNameError("weight format", text, table)
     chosen = table[match["base"]]
@@ -103,9 +104,31 @@ def get_weight_format(text: str) -> WeightFormat:
     return chosen.within(match["scope"]) if match["scope"] else chosen
 
 
+def float_formats() -> tuple[WeightFormat, ...]:
+    """The formats without scales, exact by their bits alone."""
+    return tuple(map(_float_format, _FLOAT_BITS))
+
+
 def weight_format_names() -> list[str]:
     """The names of all weight formats, without aliases."""
     return list(dict.fromkeys(entry.name for entry in _table().values()))
+
+
+_FLOAT_BITS = {"bf16": 16, "fp16": 16, "fp32": 32}
+
+
+def _float_format(name: str) -> WeightFormat:
+    bits = Fraction(_FLOAT_BITS[name])
+    return WeightFormat(
+        name=name,
+        linear_bits=bits,
+        embedding_bits=bits,
+        head_bits=bits,
+        norm_bits=bits,
+        tower_bits=bits,
+        certainty="exact",
+        source="uniform over all parameters",
+    )
 
 
 def _table() -> dict[str, WeightFormat]:

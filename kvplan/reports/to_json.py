@@ -121,4 +121,4 @@ def _envelope(
 
 
 def _render(envelope: dict[str, Any]) -> str:
-    return json.dumps(envelope, indent=2)
+    return json.dumps(envelope, indent=2, default=str)  # dates of a spec

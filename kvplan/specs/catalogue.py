@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def load_found(path: Path) -> Model:
     own = os.environ.get(FOLDER_VARIABLE)
     if own and path.parent == Path(own):
         return read_spec(path)
-    return build_model(load_yaml_file(path), str(path))
+    return build_model(_values(path), str(path))
 
 
 def catalogue_names() -> list[str]:
@@ -100,10 +101,16 @@ def _readable_names(path: Path) -> Iterator[str]:
 
 
 def _names(path: Path) -> list[str]:
-    values: dict[str, Any] = load_yaml_file(path)
+    values = _values(path)
     aliases = values.get("aliases")
     stated = [values.get("name"), *(aliases if isinstance(aliases, list) else [])]
     return [path.stem, *(name for name in stated if isinstance(name, str))]
+
+
+@cache
+def _values(path: Path) -> dict[str, Any]:
+    """The mapping in a file; finding a spec and loading it read it once."""
+    return load_yaml_file(path)
 
 
 def _tail(name: str) -> str:

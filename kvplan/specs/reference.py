@@ -13,8 +13,8 @@ from kvplan.core.errors import FileError, UnknownNameError
 from kvplan.core.model import Model
 
 _FILE_ENDINGS = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_HUB_SNAPSHOT = re.compile(r"models--(.+?)--(.+)")
+_HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_HUB_SNAPSHOT = r"models--(.+?)--(.+)"
 _CONFIG_MARKS = frozenset(
     ("model_type", "architectures", "hidden_size", "num_hidden_layers", "n_layer", "n_embd", "d_model", "num_layers")
 )
@@ -39,7 +39,7 @@ def resolve_model(ref: str) -> Model:
         return load_found(found)
     if ref.lower().endswith(_FILE_ENDINGS) or ref.startswith((".", "/", "~")):
         raise FileError(f"{ref}: there is no such file or folder")
-    if _HUB_ID.fullmatch(ref):
+    if re.fullmatch(_HUB_ID, ref, re.ASCII):
         from kvplan.specs.hub import read_hub
 
         return read_hub(ref)
@@ -105,7 +105,7 @@ def _model_name(path: Path) -> str:
     """The Hub id for a file in the Hub's cache, the folder's name for a ``config.json``, else the file's name."""
     resolved = path.absolute()
     for parent in resolved.parents:
-        snapshot = _HUB_SNAPSHOT.fullmatch(parent.name)
+        snapshot = re.fullmatch(_HUB_SNAPSHOT, parent.name)
         if snapshot is not None:
             return f"{snapshot[1]}/{snapshot[2]}"
     if path.name == "config.json":

@@ -117,7 +117,9 @@ def _source(model: Model, date: str | None, url: str | None) -> list[str]:
     elif not origin.keys() & {"url", "file"}:
         origin = {"url" if model.source.startswith("http") else "file": model.source, **origin}
     origin["date"] = date or origin.get("date") or datetime.date.today().isoformat()
-    stated = {key: _scalar(origin[key]) for key in ("url", "file", "revision", "parameters") if key in origin}
+    stated: dict[str, str] = {
+        key: _scalar(origin[key]) for key in ("url", "file", "revision", "parameters") if key in origin
+    }
     stated["date"] = _date(origin["date"])
     return [_flow("source: ", [f"{key}: {value}" for key, value in stated.items()], "{}")]
 

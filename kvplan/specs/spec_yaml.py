@@ -15,10 +15,7 @@ from kvplan.core.errors import SpecError, near_hint
 from kvplan.core.kinds import KINDS
 from kvplan.core.model import PARAMETER_PARTS, Architecture, Layer, Model, Parameters, WeightsOnDisk
 from kvplan.specs.simple_spec import as_count, is_simple, simple_architecture
-from kvplan.specs.spec_writer import write_spec
 from kvplan.specs.yaml_file import load_yaml_file
-
-__all__ = ["MAX_LAYERS", "build_model", "contradictions", "read_spec", "write_spec"]
 
 MAX_LAYERS = 4096
 JOIN = "+"

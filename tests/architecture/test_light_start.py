@@ -7,9 +7,9 @@ import sys
 
 PROBE = """
 import sys
-from kvplan.cli.app import run
+from kvplan.cli.main import run
 code = run(["size", "--model", "llama-70b", "--ctx", "128k", "--json"])
-heavy = {"torch", "transformers", "numpy", "pydantic", "rich", "huggingface_hub"} & set(sys.modules)
+heavy = {"torch", "transformers", "numpy", "pydantic", "rich", "huggingface_hub", "typer"} & set(sys.modules)
 print("HEAVY", code, sorted(heavy), file=sys.stderr)
 """
 

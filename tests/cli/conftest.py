@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kvplan.cli.app import run
+from kvplan.cli.main import run
 
 
 @dataclass(frozen=True)

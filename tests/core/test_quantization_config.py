@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from kvplan.core.weights import get_weight_format, weight_format_of
+from kvplan.core.quantization_config import weight_format_of
+from kvplan.core.weights import get_weight_format
 
 LAYERS = range(60)
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}

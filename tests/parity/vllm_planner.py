@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import json
 import logging
 import os
@@ -53,9 +54,17 @@ DEFAULTS: dict[str, Any] = {
     "kv_memory_bytes": 40 << 30,
 }
 MODEL_LEN_CAP = 131072
+#: architectures that vLLM knows by another name than the checkpoint's file uses.
+RENAMED = {"MiniMaxM3ForCausalLM": "MiniMaxM3SparseForCausalLM"}
+
+#: fields that a configuration class in the checkpoint's own repository would add; none decides a cache size.
+ADDED_FIELDS = {
+    "minimax_m3": {"swiglu_beta": 1.0, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
+    "ernie4_5_moe_vl": {"use_temporal_conv": True},
+}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """vLLM itself said no, in its own words."""
 
 
@@ -88,7 +97,7 @@ def _engine_args(folder: str, options: dict[str, Any], max_model_len: int | None
 
 
 def _create_config(folder: str, options: dict[str, Any]) -> Any:
-    """vLLM's VllmConfig; a refusal of the options becomes :class:`Refused`."""
+    """vLLM's VllmConfig; a refusal of the options becomes :class:`RefusedError`."""
     from vllm.engine.arg_utils import EngineArgs
 
     try:
@@ -96,7 +105,7 @@ def _create_config(folder: str, options: dict[str, Any]) -> Any:
         if options["max_model_len"] is None and config.model_config.max_model_len > MODEL_LEN_CAP:
             config = EngineArgs(**_engine_args(folder, options, MODEL_LEN_CAP)).create_engine_config()
     except (ValueError, NotImplementedError, AssertionError) as error:
-        raise Refused(_short(error)) from error
+        raise RefusedError(_short(error)) from error
     return config
 
 
@@ -148,7 +157,7 @@ def _stage_specs(folder: str, options: dict[str, Any], stage: int) -> tuple[Any,
             specs = get_kv_cache_spec(config)
             layouts = [layout.name for layout in get_supported_kv_cache_layouts(get_current_attn_backends(config))]
     except (ValueError, NotImplementedError, AssertionError) as error:
-        raise Refused(_short(error)) from error
+        raise RefusedError(_short(error)) from error
     return config, specs, name, layouts
 
 
@@ -205,9 +214,7 @@ def _counted(rows: Iterable[dict[str, Any]], key: str = "n") -> list[dict[str, A
 
 
 def _describe_group(group: Any) -> dict[str, Any]:
-    fields = (
-        "type block_size num_kv_heads head_size sliding_window attention_chunk_size page_size_bytes"
-    ).split()
+    fields = ("type block_size num_kv_heads head_size sliding_window attention_chunk_size page_size_bytes").split()
 
     def brief(spec: Any) -> dict[str, Any]:
         row = _describe(spec)
@@ -301,7 +308,7 @@ def _answer(folder: str, options: dict[str, Any]) -> dict[str, Any]:
             row = {"model_class": name, "resolved": _resolved(config, layout), "layers": layer_rows}
             return row | _plan_numbers(config, stage_specs, options["kv_memory_bytes"])
     except (ValueError, NotImplementedError, AssertionError) as error:
-        raise Refused(_short(error)) from error
+        raise RefusedError(_short(error)) from error
 
 
 def _short(error: BaseException) -> str:
@@ -315,18 +322,44 @@ def _short(error: BaseException) -> str:
     return text[:600]
 
 
-def _write_config(source: Path, folder: str) -> None:
-    """Copy a config.json; one whose class lives in its own repository gets a plain class that keeps its fields."""
+class Fields(dict[str, Any]):
+    """A nested part of a configuration whose keys are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+def _register_plain_class(config: dict[str, Any]) -> None:
+    """Stand in for a configuration class that lives in the checkpoint's own repository: keep every field as it is."""
     from transformers import AutoConfig, PretrainedConfig
+
+    # As class attributes, the fields are there while the base class checks its rope parameters.
+    fields = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    fields |= ADDED_FIELDS.get(config["model_type"], {})
+
+    def init(self: Any, **kwargs: Any) -> None:
+        PretrainedConfig.__init__(self, **kwargs)
+        for name in {"vision_config", "text_config"} & kwargs.keys():
+            setattr(self, name, PretrainedConfig(**kwargs[name]))
+        for name in {"block_configs"} & kwargs.keys():
+            setattr(self, name, json.loads(json.dumps(kwargs[name]), object_hook=Fields))
+
+    AutoConfig.register(config["model_type"], type("PlainConfig", (PretrainedConfig,), {**fields, "__init__": init}))
+
+
+def _write_config(source: Path, folder: str) -> None:
+    """Copy a config.json for vLLM to read, free of pointers to code that is not there."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from vllm.transformers_utils.config import _CONFIG_REGISTRY
 
     config = json.loads(source.read_text())
     config.pop("auto_map", None)
+    config["architectures"] = [RENAMED.get(name, name) for name in config.get("architectures") or ()]
     model_type = config.get("model_type")
     if model_type and model_type not in CONFIG_MAPPING and model_type not in _CONFIG_REGISTRY:
-        plain = type("PlainConfig", (PretrainedConfig,), {"model_type": model_type})
-        AutoConfig.register(model_type, plain)
+        _register_plain_class(config)
     Path(folder, "config.json").write_text(json.dumps(config))
 
 
@@ -339,7 +372,7 @@ def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> Non
         try:
             _write_config(configs_dir / f"{job['config']}.json", folder)
             row = _answer(folder, DEFAULTS | job["options"])
-        except Refused as error:
+        except RefusedError as error:
             traceback.print_exc()
             row = {"refused": str(error).replace(folder, "MODEL")}
         except Exception as error:
@@ -379,14 +412,21 @@ def _device_of(job: dict[str, Any]) -> tuple[str, bool]:
     return options["compute_capability"], options["flashinfer"]
 
 
-def _preload() -> None:
-    """Import what every job needs, so that forks share it."""
-    logging.disable(logging.CRITICAL)
-    import vllm.engine.arg_utils
-    import vllm.model_executor.models.registry
-    import vllm.v1.core.kv_cache_utils
-    import vllm.v1.worker.gpu.attn_utils  # noqa: F401
+#: modules that many jobs need: imported once, so that forks share them.
+SHARED_MODULES = """
+    vllm.engine.arg_utils vllm.model_executor.models.registry vllm.v1.core.kv_cache_utils
+    vllm.v1.worker.gpu.attn_utils vllm.compilation.backends vllm.v1.attention.backends.flash_attn
+    vllm.v1.attention.backends.triton_attn vllm.model_executor.models.llama vllm.model_executor.models.qwen3_next
+    vllm.model_executor.models.deepseek_v2 vllm.model_executor.models.mamba vllm.model_executor.models.whisper
+    vllm.model_executor.models.transformers vllm.model_executor.layers.mamba.mamba_mixer2
+""".split()
 
+
+def _preload() -> None:
+    """Import the shared modules without their talk."""
+    logging.disable(logging.CRITICAL)
+    for name in SHARED_MODULES:
+        importlib.import_module(name)
     logging.disable(logging.NOTSET)
 
 

@@ -1,8 +1,8 @@
 """Make a CPU build of vLLM believe that it runs on a CUDA device, without a device and without kernels.
 
 Only what vLLM's planner and model constructors ask for is replaced: the platform object (compute capability, memory,
-name), the compiled extension modules (empty stand-ins, so that FlashAttention 2, 3 and 4 count as available, as they are
-in vLLM's CUDA wheel) and the process groups (torch's own "fake" backend, which accepts any world size in one process).
+name), the compiled extension modules (empty stand-ins, so that FlashAttention 2, 3 and 4 count as available, as in
+vLLM's CUDA wheel) and the process groups (torch's own "fake" backend, which accepts any world size in one process).
 Import this module and call :func:`install` before anything of vLLM is imported.
 """
 
@@ -36,10 +36,14 @@ COMPILED_MODULES = (
     "vllm.vllm_flash_attn._vllm_fa3_C",
     "vllm._flashmla_C",
     "vllm._flashmla_extension_C",
+    "vllm._flashkda_C",
 )
 
 #: Python packages of kernels that the CUDA wheel bundles or depends on.
-KERNEL_PACKAGES = ("vllm.third_party.flashmla", "vllm.third_party.deep_gemm", "deep_gemm", "tilelang", "cutlass")
+KERNEL_PACKAGES = (
+    *("vllm.third_party.flashmla", "vllm.third_party.deep_gemm"),
+    *("deep_gemm", "tilelang", "cutlass", "cuda", "quack"),
+)
 
 #: prefixes of the operator namespaces that those modules would fill.
 KERNEL_NAMESPACES = ("_C", "_moe_C", "_flashmla", "_vllm_fa", "_qutlass", "_rocm")
@@ -246,6 +250,9 @@ def install(capability: tuple[int, int], *, flashinfer: bool) -> None:
     names then exist, and none of them computes anything.
     """
     _empty_modules()
+    # A real package that looks for CUDA's Python bindings: it must not find the stand-in.
+    import xgrammar  # noqa: F401
+
     for root in KERNEL_PACKAGES:
         sys.meta_path.insert(0, MockFinder(root))
     if importlib.util.find_spec("torchvision") is None:

@@ -19,8 +19,8 @@ from kvplan.core.model import Architecture, Layer, Model, Parameters, WeightsOnD
 from kvplan.core.recurrent import Mamba2
 from kvplan.specs.config_json import read_config
 from kvplan.specs.schema import check_spec
-from kvplan.specs.spec_writer import compress
-from kvplan.specs.spec_yaml import build_model, read_spec, write_spec
+from kvplan.specs.spec_writer import compress, write_spec
+from kvplan.specs.spec_yaml import build_model, read_spec
 from kvplan.specs.yaml_file import load_yaml
 
 CONFIGS = sorted((Path(__file__).parent.parent / "assets" / "configs").glob("*.json"))

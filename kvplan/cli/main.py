@@ -1,0 +1,70 @@
+"""Runs the command line; the only place that catches errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from kvplan.cli.quick_start import quick_arguments
+from kvplan.cli.size import size
+from kvplan.core.errors import KvplanError, UsageError
+
+
+def main() -> None:
+    """Run the words of the command line; every error ends here, with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 ok, 1 internal error, 2 usage or bad input (and 3, 4 by command)."""
+    try:
+        code = _run(list(words))
+        sys.stdout.flush()
+        return code
+    except KvplanError as error:
+        return _report(error, words)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it on exit
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own usage errors
+            return _report(UsageError(error.format_message(), "see kvplan --help"), words)
+        if type(error).__name__ == "Abort":
+            return 130
+        if os.environ.get("KVPLAN_DEBUG"):
+            raise
+        print(f"internal error: {type(error).__name__}: {error} (KVPLAN_DEBUG=1 shows where)", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["size"]:
+        arguments = quick_arguments(size, words[1:])
+        if arguments is not None:
+            size(**arguments)
+            return 0
+    from kvplan.cli.app import app
+
+    code = app(args=words, prog_name="kvplan", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: KvplanError, words: Sequence[str]) -> int:
+    if _wants_json(words):
+        from kvplan.reports.to_json import render_failure
+
+        command = next((word for word in words if not word.startswith("-")), "")
+        print(render_failure(command, error))
+    else:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    spelled = " ".join(words)
+    return "--json" in words or any(text in spelled for text in ("--format json", "--format=json", "-f json"))
