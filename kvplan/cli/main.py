@@ -30,8 +30,9 @@ def run(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if hasattr(error, "format_message"):  # the parser's own usage errors
-            return _report(UsageError(error.format_message(), "see kvplan --help"), words)
+        if hasattr(error, "format_message"):  # the parser's own usage errors; empty where help was printed instead
+            problem = error.format_message()
+            return _report(UsageError(problem, "see kvplan --help"), words) if problem else UsageError.exit_code
         if type(error).__name__ == "Abort":
             return 130
         if os.environ.get("KVPLAN_DEBUG"):

@@ -2,11 +2,14 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvplan.cli.options import FormatOption, JsonOption, OutputFormat, chosen_format, option
+
+if TYPE_CHECKING:
+    from kvplan.core.model import Model
 
 
 class SortKey(str, Enum):
@@ -57,6 +60,9 @@ def import_model(
         Path | None, option("--output", "-o", help="Write the spec here instead of to stdout.")
     ] = None,
     name: Annotated[str | None, option("--name", help="Name of the spec; else the file's or folder's.")] = None,
+    exact_parameters: Annotated[
+        bool, option("--exact-parameters", help="Count with the model's own code, by transformers (an extra).")
+    ] = False,
     force: Annotated[bool, option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Turn a config.json or a GGUF header into a model spec."""
@@ -66,20 +72,38 @@ def import_model(
     from kvplan.specs.reference import resolve_model
     from kvplan.specs.spec_writer import write_spec
 
+    if output_path is not None and output_path.exists() and not force:
+        raise UsageError(f"{output_path} exists", "add --force to overwrite it")
     model = resolve_model(path)
+    if exact_parameters:
+        model = _count_exactly(model, Path(path))
     text = write_spec(replace(model, name=name) if name else model)
     for note in model.notes:
         typer.echo(f"note: {note}", err=True)
     if output_path is None:
         typer.echo(text.rstrip())
         return
-    if output_path.exists() and not force:
-        raise UsageError(f"{output_path} exists", "add --force to overwrite it")
     try:
         output_path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{output_path}: cannot be written ({error.strerror})") from None
     typer.echo(f"wrote {output_path}", err=True)
+
+
+def _count_exactly(model: "Model", path: Path) -> "Model":
+    from kvplan.core.errors import UsageError
+    from kvplan.specs.config_json import load_config
+
+    config = path / "config.json" if path.is_dir() else path
+    if config.suffix != ".json" or not config.is_file():
+        raise UsageError("--exact-parameters needs a config.json", "give the file, or the folder that holds it")
+    try:
+        from kvplan.runtime.meta_parameters import exact_model
+    except ImportError as error:
+        raise UsageError(
+            f"--exact-parameters needs {error.name}", 'pip install "kvplan[transformers]" from the repository'
+        ) from None
+    return exact_model(model, load_config(config))
 
 
 def check(

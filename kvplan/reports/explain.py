@@ -67,8 +67,12 @@ def _part(stored: PartStorage) -> str:
 
 
 def _total(result: SizeResult) -> list[str]:
-    one = sum(layer.count * layer.storage.total_bytes for layer in result.layers)
-    return [f"cache     {one:,}{_sequences(result)} = {result.geometry_bytes:,} bytes"]
+    sizes = [layer.count * layer.storage.total_bytes for layer in result.layers if layer.storage.total_bytes]
+    terms = " + ".join(f"{size:,}" for size in sizes) or "0"
+    sequences = _sequences(result)
+    summed = f"({terms})" if sequences and len(sizes) > 1 else terms
+    same = not sequences and len(sizes) == 1
+    return [f"cache     {summed}{sequences}" + ("" if same else f" = {result.geometry_bytes:,}") + " bytes"]
 
 
 def _ranks(result: SizeResult) -> list[str]:
@@ -93,7 +97,8 @@ def _weights(result: SizeResult) -> list[str]:
 def _sources(result: SizeResult) -> list[str]:
     kv_format = result.request.choice.kv_format
     lines = [f"model     {result.model.source}"]
-    lines += [f"          {key}: {value}" for key, value in result.model.provenance.items()]
+    origin = result.model.provenance.items()
+    lines += [f"          {key}: {value}" for key, value in origin if value != result.model.source]
     for role, cache_format in (("K", kv_format.key), ("V", kv_format.value)):
         lines.append(f"format {role}  {cache_format.name}: {getattr(cache_format, 'summary', '')}")
         if kv_format.key == kv_format.value:

@@ -41,12 +41,12 @@ COMPILED_MODULES = (
 
 #: Python packages of kernels that the CUDA wheel bundles or depends on.
 KERNEL_PACKAGES = (
-    *("vllm.third_party.flashmla", "vllm.third_party.deep_gemm"),
+    *("vllm.third_party.flashmla", "vllm.third_party.deep_gemm", "vllm.vllm_flash_attn.cute"),
     *("deep_gemm", "tilelang", "cutlass", "cuda", "quack"),
 )
 
 #: prefixes of the operator namespaces that those modules would fill.
-KERNEL_NAMESPACES = ("_C", "_moe_C", "_flashmla", "_vllm_fa", "_qutlass", "_rocm")
+KERNEL_NAMESPACES = ("_C", "_moe_C", "_flash", "_vllm_fa", "_qutlass", "_rocm")
 
 
 class _MockModule(types.ModuleType):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+
 from kvplan.core.errors import KvplanError, UnsupportedError, UsageError
 from kvplan.core.model import Model
 from kvplan.core.request import SizeResult
