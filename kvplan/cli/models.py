@@ -147,7 +147,7 @@ def _write(command: str, key: str, rows: list[dict[str, Any]], output: OutputFor
         from kvplan.reports.model_rows import MODEL_HEADER, model_row
         from kvplan.reports.to_table import grid, stdout_console
 
-        stdout_console().print(grid(MODEL_HEADER, [model_row(row) for row in rows], left_columns=2))
+        stdout_console().print(grid(MODEL_HEADER, [model_row(row) for row in rows], left_columns=1))
         typer.echo(f"{len(rows)} models", err=True)
 
 

@@ -7,14 +7,13 @@ from typing import Any
 
 from kvplan.core.units import format_bytes, format_count, format_tokens
 
-MODEL_HEADER = ("model", "family", "parameters", "layers", "context", "per token", "state")
+MODEL_HEADER = ("model", "parameters", "layers", "context", "per token", "state")
 
 
 def model_row(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """One model: what is unknown is left blank."""
     return (
         fields["name"],
-        fields["family"],
         format_count(fields["num_parameters"]) if fields["num_parameters"] else "",
         str(fields["num_layers"]),
         format_tokens(fields["max_context_tokens"]) if fields["max_context_tokens"] else "",

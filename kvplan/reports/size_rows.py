@@ -42,13 +42,12 @@ class Line:
 
 
 LAYER_HEADER = ("layers", "count", "KV heads", "head dim", "kept tokens", "per token", "size")
-COMPARISON_HEADER = ("model", "context", "KV dtype", "cache", "per token", "textbook", "weights")
 
 
 def headline(result: SizeResult) -> str:
     """The request in one line."""
     request = result.request
-    sequences = "1 sequence" if request.concurrency == 1 else f"{request.concurrency:,} sequences"
+    sequences = _sequence_words(request.concurrency)
     words = [result.model.name, f"{format_tokens(request.context_tokens)} tokens", sequences]
     words.append(request.choice.kv_format.name)
     policy = describe_policy(request.choice.policy)
@@ -80,20 +79,38 @@ def layer_rows(result: SizeResult) -> list[tuple[str, ...]]:
     return [_layer_row(layer) for layer in result.layers]
 
 
-def comparison_rows(results: Sequence[SizeResult]) -> list[tuple[str, ...]]:
-    """One row for each of several requests."""
+def comparison_columns(results: Sequence[SizeResult]) -> tuple[str, list[list[str]]]:
+    """Several requests side by side: what they share in one line, and the columns in which they differ.
+
+    A column is its heading and one cell for each request.
+    """
+    shared, columns = [], []
+    for heading, cells in _request_columns(results):
+        if len(set(cells)) == 1:
+            shared += [cells[0]] if cells[0] != "none" else []
+        else:
+            columns.append([heading, *cells])
+    columns.append(["cache", *(format_bytes(result.geometry_bytes) for result in results)])
+    columns.append(["per token", *(format_bytes(result.bytes_per_token) for result in results)])
+    columns.append(["textbook", *(format_bytes(result.textbook_bytes) for result in results)])
+    weights = [result.weights_bytes for result in results]
+    columns.append(["weights", *("unknown" if size is None else format_bytes(size) for size in weights)])
+    return " · ".join(shared), columns
+
+
+def _request_columns(results: Sequence[SizeResult]) -> list[tuple[str, list[str]]]:
+    requests = [result.request for result in results]
     return [
-        (
-            result.model.name,
-            format_tokens(result.request.context_tokens),
-            result.request.choice.kv_format.name,
-            format_bytes(result.geometry_bytes),
-            format_bytes(result.bytes_per_token),
-            format_bytes(result.textbook_bytes),
-            "unknown" if result.weights_bytes is None else format_bytes(result.weights_bytes),
-        )
-        for result in results
+        ("model", [result.model.name for result in results]),
+        ("context", [f"{format_tokens(request.context_tokens)} tokens" for request in requests]),
+        ("sequences", [_sequence_words(request.concurrency) for request in requests]),
+        ("KV dtype", [request.choice.kv_format.name for request in requests]),
+        ("policy", [describe_policy(request.choice.policy) for request in requests]),
     ]
+
+
+def _sequence_words(concurrency: int) -> str:
+    return "1 sequence" if concurrency == 1 else f"{concurrency:,} sequences"
 
 
 def _growth_line(result: SizeResult) -> Line:

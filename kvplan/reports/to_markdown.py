@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from kvplan.core.request import SizeResult
 from kvplan.reports.size_rows import (
-    COMPARISON_HEADER,
     LAYER_HEADER,
-    comparison_rows,
+    comparison_columns,
     headline,
     layer_rows,
     summary_lines,
@@ -25,7 +24,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def size_markdown(results: Sequence[SizeResult]) -> str:
     """One request in full, or several side by side."""
     if len(results) > 1:
-        return markdown_table(COMPARISON_HEADER, comparison_rows(results))
+        shared, columns = comparison_columns(results)
+        header, *rows = zip(*columns)
+        return f"**{shared}**\n\n{markdown_table(header, rows)}"
     result = results[0]
     summary = [(line.label, line.value, line.remark) for line in summary_lines(result)]
     return "\n\n".join(

@@ -13,9 +13,8 @@ from kvplan.core.request import SizeResult
 from kvplan.core.units import format_bytes
 from kvplan.planning.next_steps import NextStep
 from kvplan.reports.size_rows import (
-    COMPARISON_HEADER,
     LAYER_HEADER,
-    comparison_rows,
+    comparison_columns,
     headline,
     layer_rows,
     summary_lines,
@@ -43,7 +42,11 @@ def print_size(result: SizeResult, steps: Sequence[NextStep], console: Console) 
 
 def print_comparison(results: Sequence[SizeResult], console: Console) -> None:
     """Several requests side by side."""
-    console.print(grid(COMPARISON_HEADER, comparison_rows(results), left_columns=1))
+    shared, columns = comparison_columns(results)
+    header, *rows = zip(*columns)
+    console.print(Text(shared, style="bold"))
+    console.print()
+    console.print(grid(header, rows, left_columns=1))
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left_columns: int) -> Table:
