@@ -101,7 +101,7 @@ def _count_exactly(model: "Model", path: Path) -> "Model":
         from kvplan.runtime.meta_parameters import exact_model
     except ImportError as error:
         raise UsageError(
-            f"--exact-parameters needs {error.name}", 'pip install "kvplan[transformers]" from the repository'
+            f"--exact-parameters needs {error.name}", "install the extra: pip install '.[transformers]' in a checkout"
         ) from None
     return exact_model(model, load_config(config))
 

@@ -28,7 +28,7 @@ def read_hub(repo_id: str) -> Model:
         import huggingface_hub as hub
     except ImportError:
         error = UnknownNameError("model", repo_id, catalogue_names())
-        error.hint = f"{error.hint}; to fetch it from the Hub: pip install 'kvplan[hub]'"
+        error.hint = f"{error.hint}; to fetch it from the Hub, install the extra: pip install '.[hub]' in a checkout"
         raise error from None
     try:
         revision = hub.HfApi().model_info(repo_id, timeout=TIMEOUT_SECONDS).sha

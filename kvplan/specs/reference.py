@@ -78,7 +78,8 @@ def read_folder(folder: Path) -> Model:
         if not has_safetensors(folder):
             return model
         exact = read_safetensors_folder(folder)
-        return replace(model, weights=replace(exact, weight_format=model.weights.weight_format))
+        weighed = replace(model, weights=replace(exact, weight_format=model.weights.weight_format))
+        return _note_mismatch(weighed)
     files = sorted(folder.glob("*.gguf"))
     if not files:
         raise FileError(f"{folder}: holds no config.json and no .gguf file")
@@ -90,6 +91,18 @@ def read_folder(folder: Path) -> Model:
             f"{folder}: holds {len(models)} GGUF models", f"name one: {', '.join(f.name for f in files[:5])}"
         )
     return read_gguf(files[0])
+
+
+def _note_mismatch(model: Model) -> Model:
+    """The model, with a note where its files hold far more or fewer parameters than its config counts.
+
+    A few percent are usual: files may hold draft layers, or a tied output head a second time.
+    """
+    counted, stored = model.architecture.parameters, model.weights.exact_parameters
+    if counted is None or stored is None or abs(stored - counted.total) * 10 <= counted.total:
+        return model
+    note = f"the files hold {stored:,} parameters where the config counts {counted.total:,}"
+    return replace(model, architecture=replace(model.architecture, notes=(*model.notes, note)))
 
 
 def _read_config(path: Path) -> Model:

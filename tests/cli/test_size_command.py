@@ -146,7 +146,7 @@ def test_tables_fit_the_terminal(columns: str, kvplan: Run) -> None:
         (["-m", "llama-70b", "-c", ","], "name nothing to size", ""),
         (["-c", "1k"], "Missing option '--model'", ""),
         (["-m", "llama-70b", "--ctxt", "1k"], "No such option: --ctxt", ""),
-        (["-m", "llama-70b", "-c", "1k", "--tp", "two"], "two", ""),
+        (["-m", "llama-70b", "-c", "1k", "--tp", "two"], "Invalid value for '--tp'", ""),
     ],
 )
 def test_bad_input_is_answered_in_one_line(kvplan: Run, arguments: list[str], message: str, hint: str) -> None:

@@ -149,3 +149,11 @@ def test_a_kind_refuses_impossible_numbers(kind: type[LayerKind]) -> None:
 
 def test_kinds_are_found_by_the_name_they_carry() -> None:
     assert all(name == kind.kind for name, kind in KINDS.items())
+
+
+def test_every_kind_is_in_the_table() -> None:
+    def below(kind: type[LayerKind]) -> list[type[LayerKind]]:
+        return [kind, *(entry for child in kind.__subclasses__() for entry in below(child))]
+
+    named = {entry.kind for entry in below(LayerKind) if entry.kind and entry.__module__.startswith("kvplan.core")}
+    assert named == set(KINDS)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import faulthandler
+import gc
 import importlib
 import json
 import logging
@@ -368,6 +370,7 @@ def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> Non
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    faulthandler.dump_traceback_later(20, repeat=True, file=descriptor)
     with tempfile.TemporaryDirectory() as folder:
         try:
             _write_config(configs_dir / f"{job['config']}.json", folder)
@@ -435,6 +438,8 @@ def _run_device(jobs: list[dict[str, Any]], arguments: argparse.Namespace, devic
     major, minor = device[0].split(".")
     vllm_stand_in.install((int(major), int(minor)), flashinfer=device[1])
     _preload()
+    # Keeps the garbage collector of each fork from copying every shared page.
+    gc.freeze()
     import vllm
 
     for number, job in enumerate(jobs, 1):

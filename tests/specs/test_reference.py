@@ -182,4 +182,13 @@ def test_without_the_extra_the_hint_says_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UnknownNameError) as caught:
         resolve_model("org/new")
-    assert "kvplan[hub]" in str(caught.value.hint)
+    assert "'.[hub]'" in str(caught.value.hint)
+
+
+def test_files_that_hold_another_model_than_the_config_are_noted(tmp_path: Path) -> None:
+    config = Path(__file__).parent.parent / "assets" / "configs" / "HuggingFaceTB__SmolLM2-135M.json"
+    (tmp_path / "config.json").write_bytes(config.read_bytes())
+    header = b'{"a":{"dtype":"BF16","shape":[10,10],"data_offsets":[0,200]}}'
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(200))
+    model = resolve_model(str(tmp_path))
+    assert "the files hold 100 parameters where the config counts 134,515,008" in model.notes
