@@ -43,6 +43,11 @@ _SUSPICIOUS = re.compile(
 )
 
 
+_HARMLESS = re.compile(r"bias|dropout|norm|flash|batch|freeze|temperature|softmax|loss|_dir$|_eps$")
+"""Words that name a kernel, a vector or a training setting: whatever else such a key says, it stores no tokens."""
+
+
 def looks_structural(key: str) -> bool:
     """Whether a key's name (without its path) speaks of something that could change the cache."""
-    return _SUSPICIOUS.search(key.rpartition(".")[2].lower()) is not None
+    name = key.rpartition(".")[2].lower()
+    return _SUSPICIOUS.search(name) is not None and _HARMLESS.search(name) is None
