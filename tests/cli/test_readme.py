@@ -13,6 +13,7 @@ import pytest
 from kvplan.core.part import Part
 from kvplan.formats import format_names, get_format
 from kvplan.policies import get_policy
+from kvplan.specs.catalogue import spec_files
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"```bash\n([^`]*?(kvplan [^`|]*))\n```\n\n```text\n(.*?)\n```", README, re.DOTALL)
@@ -20,6 +21,11 @@ SHOWN = re.findall(r"```bash\n([^`]*?(kvplan [^`|]*))\n```\n\n```text\n(.*?)\n``
 
 def test_the_readme_shows_commands_with_their_output() -> None:
     assert len(SHOWN) == 4
+    assert "@@" not in README
+
+
+def test_the_readme_counts_the_packaged_models() -> None:
+    assert f"`kvplan models list` shows {len(spec_files())}" in README
 
 
 @pytest.mark.parametrize(("command", "shown"), [(last, output) for _, last, output in SHOWN])

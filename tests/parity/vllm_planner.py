@@ -66,8 +66,13 @@ ADDED_FIELDS = {
 }
 
 
-class RefusedError(Exception):
-    """vLLM itself said no, in its own words."""
+#: what vLLM says where the stand-in device falls short: no verdict on the job.
+STAND_IN_LIMITS = (
+    "not compiled with CUDA",
+    "not initialized",
+    "Failed to load the processor",
+    "failed to be inspected",
+)
 
 
 def _engine_args(folder: str, options: dict[str, Any], max_model_len: int | None) -> dict[str, Any]:
@@ -99,15 +104,12 @@ def _engine_args(folder: str, options: dict[str, Any], max_model_len: int | None
 
 
 def _create_config(folder: str, options: dict[str, Any]) -> Any:
-    """vLLM's VllmConfig; a refusal of the options becomes :class:`RefusedError`."""
+    """vLLM's VllmConfig, its length capped where the job left it open."""
     from vllm.engine.arg_utils import EngineArgs
 
-    try:
-        config = EngineArgs(**_engine_args(folder, options, options["max_model_len"])).create_engine_config()
-        if options["max_model_len"] is None and config.model_config.max_model_len > MODEL_LEN_CAP:
-            config = EngineArgs(**_engine_args(folder, options, MODEL_LEN_CAP)).create_engine_config()
-    except (ValueError, NotImplementedError, AssertionError) as error:
-        raise RefusedError(_short(error)) from error
+    config = EngineArgs(**_engine_args(folder, options, options["max_model_len"])).create_engine_config()
+    if options["max_model_len"] is None and config.model_config.max_model_len > MODEL_LEN_CAP:
+        config = EngineArgs(**_engine_args(folder, options, MODEL_LEN_CAP)).create_engine_config()
     return config
 
 
@@ -139,27 +141,27 @@ def _build_model(config: Any) -> str:
         return type(initialize_model(config)).__name__
 
 
-def _stage_specs(folder: str, options: dict[str, Any], stage: int) -> tuple[Any, dict[str, Any], str, list[str]]:
+def _stage(folder: str, options: dict[str, Any], stage: int) -> tuple[Any, dict[str, Any], str, list[str]]:
     """One pipeline stage as a worker sees it: config, layer specs, model class and supported layouts."""
+    import torch
     from vllm.config import set_current_vllm_config
     from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts
     from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
     from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
+    from vllm.v1.worker.workspace import init_workspace_manager
 
     config = _create_config(folder, options)
     _join_groups(config, stage * options["tp"])
-    try:
-        name = _build_model(config)
-        current_platform.update_block_size_for_backend(config)
-        config.validate_block_size()
-        with set_current_vllm_config(config):
-            register_all_kvcache_specs(config)
-            specs = get_kv_cache_spec(config)
-            layouts = [layout.name for layout in get_supported_kv_cache_layouts(get_current_attn_backends(config))]
-    except (ValueError, NotImplementedError, AssertionError) as error:
-        raise RefusedError(_short(error)) from error
+    init_workspace_manager(torch.device("meta"))
+    name = _build_model(config)
+    current_platform.update_block_size_for_backend(config)
+    config.validate_block_size()
+    with set_current_vllm_config(config):
+        register_all_kvcache_specs(config)
+        specs = get_kv_cache_spec(config)
+        layouts = [layout.name for layout in get_supported_kv_cache_layouts(get_current_attn_backends(config))]
     return config, specs, name, layouts
 
 
@@ -298,19 +300,16 @@ def _answer(folder: str, options: dict[str, Any]) -> dict[str, Any]:
 
     stage_specs, layer_rows, layouts = [], [], []
     for stage in range(options["pp"]):
-        config, specs, name, supported = _stage_specs(folder, options, stage)
+        config, specs, name, supported = _stage(folder, options, stage)
         stage_specs.append(specs)
         layouts.append(supported)
         layer_rows += _layer_rows(config, specs)
         _leave_groups()
-    try:
-        with set_current_vllm_config(config):
-            flat = [spec for specs in stage_specs for spec in specs.values()]
-            layout = resolve_kv_cache_layout(config, layouts, flat).name
-            row = {"model_class": name, "resolved": _resolved(config, layout), "layers": layer_rows}
-            return row | _plan_numbers(config, stage_specs, options["kv_memory_bytes"])
-    except (ValueError, NotImplementedError, AssertionError) as error:
-        raise RefusedError(_short(error)) from error
+    with set_current_vllm_config(config):
+        flat = [spec for specs in stage_specs for spec in specs.values()]
+        layout = resolve_kv_cache_layout(config, layouts, flat).name
+        row = {"model_class": name, "resolved": _resolved(config, layout), "layers": layer_rows}
+        return row | _plan_numbers(config, stage_specs, options["kv_memory_bytes"])
 
 
 def _short(error: BaseException) -> str:
@@ -321,7 +320,8 @@ def _short(error: BaseException) -> str:
     if not text:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
-    return text[:600]
+    known = isinstance(error, (ValueError, NotImplementedError))
+    return text[:600] if known else f"{type(error).__name__}: {text}"[:600]
 
 
 class Fields(dict[str, Any]):
@@ -375,12 +375,11 @@ def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> Non
         try:
             _write_config(configs_dir / f"{job['config']}.json", folder)
             row = _answer(folder, DEFAULTS | job["options"])
-        except RefusedError as error:
-            traceback.print_exc()
-            row = {"refused": str(error).replace(folder, "MODEL")}
         except Exception as error:
             traceback.print_exc()
-            row = {"failed": f"{type(error).__name__}: {_short(error)}".replace(folder, "MODEL")}
+            said_no = isinstance(error, (ValueError, NotImplementedError, AssertionError))
+            verdict = "refused" if said_no and not any(text in str(error) for text in STAND_IN_LIMITS) else "failed"
+            row = {verdict: _short(error).replace(folder, "MODEL")}
     Path(result).write_bytes(pickle.dumps(row))
 
 

@@ -30,6 +30,7 @@ DEVICES = {
 
 #: compiled modules of the CUDA wheel that a CPU wheel lacks.
 COMPILED_MODULES = (
+    "vllm._C",
     "vllm._C_stable_libtorch",
     "vllm._moe_C_stable_libtorch",
     "vllm.vllm_flash_attn._vllm_fa2_C",
