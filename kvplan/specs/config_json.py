@@ -33,12 +33,13 @@ def read_config(values: Mapping[str, Any], source: str, name: str) -> Model:
     reader = ConfigReader(values, source, resolve=_read_nested)
     family, architecture = _read(reader)
     weight_format, weight_notes = _weight_format(values)
-    notes = tuple(dict.fromkeys((*architecture.notes, *reader.notes, *weight_notes)))
+    dtype, dtype_notes = _compute_dtype(values)
+    notes = tuple(dict.fromkeys((*architecture.notes, *reader.notes, *weight_notes, *dtype_notes)))
     return Model(
         name=name,
         source=source,
         family=family.name,
-        dtype=compute_dtype(values),
+        dtype=dtype,
         architecture=replace(architecture, notes=notes),
         weights=WeightsOnDisk(weight_format=weight_format),
     )
@@ -58,14 +59,25 @@ def _weight_format(values: Mapping[str, Any]) -> tuple[str | None, tuple[str, ..
     return None, ()
 
 
-def compute_dtype(values: Mapping[str, Any]) -> str:
-    """The 16-bit dtype that engines compute in: ``fp16`` where the config says float16, else ``bf16``."""
+def _compute_dtype(values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The 16-bit dtype that engines compute in, and what was assumed about it.
+
+    float16 where the config says so, else bfloat16: vLLM, SGLang and TensorRT-LLM serve float32 checkpoints in 16 bits.
+    """
     for mapping in (values, values.get("text_config"), values.get("llm_config")):
         if isinstance(mapping, Mapping):
             stated = mapping.get("torch_dtype") or mapping.get("dtype")
             if isinstance(stated, str):
-                return "fp16" if stated.rpartition(".")[2] in ("float16", "half") else "bf16"
-    return "bf16"
+                return _sixteen_bits(stated.rpartition(".")[2])
+    return "bf16", ("the config states no dtype: bf16 is assumed (--kv-dtype)",)
+
+
+def _sixteen_bits(stated: str) -> tuple[str, tuple[str, ...]]:
+    if stated in ("float16", "half", "fp16"):
+        return "fp16", ()
+    if stated in ("bfloat16", "bf16"):
+        return "bf16", ()
+    return "bf16", (f"the config states {stated[:20]}: bf16 is counted, as engines serve it (--kv-dtype)",)
 
 
 def _read_nested(reader: ConfigReader, model_type: str | None) -> Architecture:

@@ -189,6 +189,7 @@ def test_the_first_olmo_reads_the_same_under_its_training_keys(read_asset: Calla
         rope=True,
         vocab_size=50280,
         weight_tying=False,
+        torch_dtype="float32",
     )
     assert original == read_asset("allenai__OLMo-7B-hf")
 

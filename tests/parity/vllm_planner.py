@@ -27,12 +27,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import vllm_stand_in
+from vllm_configs import write_config
+from vllm_rows import counted, describe_group, layer_rows, resolved
 
 #: every option and what it means when a job leaves it out.
 DEFAULTS: dict[str, Any] = {
@@ -51,20 +51,13 @@ DEFAULTS: dict[str, Any] = {
     "prefix_caching": None,
     "mamba_cache_dtype": None,
     "mamba_ssm_cache_dtype": None,
-    # e.g. {"method": "mtp", "num_speculative_tokens": 1}; the draft layers are not built, only the target's reaction.
+    # e.g. {"method": "mtp", "num_speculative_tokens": 1}: the draft layers of the same checkpoint.
     "speculative": None,
     "kv_memory_bytes": 40 << 30,
 }
 MODEL_LEN_CAP = 131072
-#: architectures that vLLM knows by another name than the checkpoint's file uses.
-RENAMED = {"MiniMaxM3ForCausalLM": "MiniMaxM3SparseForCausalLM"}
-
-#: fields that a configuration class in the checkpoint's own repository would add; none decides a cache size.
-ADDED_FIELDS = {
-    "minimax_m3": {"swiglu_beta": 1.0, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
-    "ernie4_5_moe_vl": {"use_temporal_conv": True},
-}
-
+#: how vLLM says no to a job.
+REFUSALS = (ValueError, NotImplementedError, AssertionError, ZeroDivisionError)
 
 #: what vLLM says where the stand-in device falls short: no verdict on the job.
 STAND_IN_LIMITS = (
@@ -134,11 +127,17 @@ def _join_groups(config: Any, rank: int) -> None:
 def _build_model(config: Any) -> str:
     """Instantiate vLLM's model class on the meta device; its attention layers register themselves in the config."""
     import torch
+    from vllm.compilation.backends import set_model_tag
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.utils.torch_utils import set_default_torch_dtype
 
     with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"), vllm_stand_in.on_meta_device():
-        return type(initialize_model(config)).__name__
+        model = initialize_model(config)
+        draft = config.speculative_config
+        if draft is not None:
+            with set_model_tag("eagle_head"):
+                initialize_model(draft.apply_draft_overrides(config), model_config=draft.draft_model_config)
+    return type(model).__name__
 
 
 def _stage(folder: str, options: dict[str, Any], stage: int) -> tuple[Any, dict[str, Any], str, list[str]]:
@@ -172,86 +171,6 @@ def _leave_groups() -> None:
     parallel_state.destroy_distributed_environment()
 
 
-def _plain(value: Any) -> Any:
-    """A JSON value for a spec's field: dtypes, enums, fractions and nested tuples by their plain names."""
-    import enum
-
-    import torch
-
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (int, float, str, bool)) or value is None:
-        return value
-    return str(value)
-
-
-def _describe(spec: Any, backend: str | None = None) -> dict[str, Any]:
-    """A layer's spec as JSON: its type, its fields that differ from the class default, and its page size."""
-    import dataclasses
-
-    kept = {"block_size", "num_kv_heads", "head_size", "head_size_v", "mamba_type"}
-    constant = {"kv_cache_specs", "dcp_sharded"}
-    row: dict[str, Any] = {"type": type(spec).__name__}
-    for field in dataclasses.fields(spec):
-        value = getattr(spec, field.name)
-        is_default = field.default is not dataclasses.MISSING and value == field.default
-        if field.name in constant or (is_default and field.name not in kept):
-            continue
-        row[field.name] = _plain(value)
-    row["page_size_bytes"] = spec.page_size_bytes
-    unpadded = getattr(spec, "unpadded_page_size_bytes", spec.page_size_bytes)
-    if unpadded != spec.page_size_bytes:
-        row["unpadded_page_size_bytes"] = unpadded
-    if backend:
-        row["backend"] = backend
-    return row
-
-
-def _counted(rows: Iterable[dict[str, Any]], key: str = "n") -> list[dict[str, Any]]:
-    """Equal rows once, each with how many there were, in order of first appearance."""
-    counts = Counter(json.dumps(row) for row in rows)
-    return [{key: count, **json.loads(text)} for text, count in counts.items()]
-
-
-def _describe_group(group: Any) -> dict[str, Any]:
-    fields = ("type block_size num_kv_heads head_size sliding_window attention_chunk_size page_size_bytes").split()
-
-    def brief(spec: Any) -> dict[str, Any]:
-        row = _describe(spec)
-        return {name: row[name] for name in fields if name in row}
-
-    row = {"n_layers": len(group.layer_names), **brief(group.kv_cache_spec)}
-    members = getattr(group.kv_cache_spec, "kv_cache_specs", None)
-    if members is not None:
-        row["members"] = _counted(brief(spec) for spec in members.values())
-    return row
-
-
-def _layer_rows(config: Any, specs: dict[str, Any]) -> list[dict[str, Any]]:
-    layers = config.compilation_config.static_forward_context
-    return _counted(_describe(spec, layers[name].get_attn_backend().get_name()) for name, spec in specs.items())
-
-
-def _resolved(config: Any, layout: str) -> dict[str, Any]:
-    cache, scheduler = config.cache_config, config.scheduler_config
-    return {
-        "dtype": _plain(config.model_config.dtype),
-        "cache_dtype": cache.cache_dtype,
-        "block_size": cache.block_size,
-        "max_model_len": config.model_config.max_model_len,
-        "max_in_flight_tokens": config.max_in_flight_tokens,
-        "prefix_caching": cache.enable_prefix_caching,
-        "mamba_cache_mode": cache.mamba_cache_mode,
-        "max_num_encoder_input_tokens": scheduler.max_num_encoder_input_tokens,
-        "kv_cache_dtype_skip_layers": list(cache.kv_cache_dtype_skip_layers or ()),
-        "layout": layout,
-    }
-
-
 def _plan_numbers(config: Any, stage_specs: list[dict[str, Any]], memory_bytes: int) -> dict[str, Any]:
     """vLLM's planner on the specs of all stages; the sizes are those of the stage whose blocks are largest."""
     from vllm.utils.math_utils import cdiv
@@ -276,7 +195,7 @@ def _plan_numbers(config: Any, stage_specs: list[dict[str, Any]], memory_bytes: 
         for group in groups
     ]
     numbers |= {
-        "groups": _counted((_describe_group(group) for group in groups), "times"),
+        "groups": counted((describe_group(group) for group in groups), "times"),
         "bytes_per_block": max(per_stage),
         "blocks_per_request": sum(pages),
         "blocks_per_request_by_group": pages,
@@ -298,17 +217,17 @@ def _answer(folder: str, options: dict[str, Any]) -> dict[str, Any]:
     from vllm.config import set_current_vllm_config
     from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
 
-    stage_specs, layer_rows, layouts = [], [], []
+    stage_specs, rows, layouts = [], [], []
     for stage in range(options["pp"]):
         config, specs, name, supported = _stage(folder, options, stage)
         stage_specs.append(specs)
         layouts.append(supported)
-        layer_rows += _layer_rows(config, specs)
+        rows += layer_rows(config, specs)
         _leave_groups()
     with set_current_vllm_config(config):
         flat = [spec for specs in stage_specs for spec in specs.values()]
         layout = resolve_kv_cache_layout(config, layouts, flat).name
-        row = {"model_class": name, "resolved": _resolved(config, layout), "layers": layer_rows}
+        row = {"model_class": name, "resolved": resolved(config, layout), "layers": rows}
         return row | _plan_numbers(config, stage_specs, options["kv_memory_bytes"])
 
 
@@ -319,50 +238,8 @@ def _short(error: BaseException) -> str:
         text = text.split("Value error, ", 1)[1].split(" [type=")[0]
     if not text:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
-    known = isinstance(error, (ValueError, NotImplementedError))
-    return text[:600] if known else f"{type(error).__name__}: {text}"[:600]
-
-
-class Fields(dict[str, Any]):
-    """A nested part of a configuration whose keys are attributes too."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self:
-            raise AttributeError(name)
-        return self[name]
-
-
-def _register_plain_class(config: dict[str, Any]) -> None:
-    """Stand in for a configuration class that lives in the checkpoint's own repository: keep every field as it is."""
-    from transformers import AutoConfig, PretrainedConfig
-
-    # As class attributes, the fields are there while the base class checks its rope parameters.
-    fields = {name: value for name, value in config.items() if not isinstance(value, dict)}
-    fields |= ADDED_FIELDS.get(config["model_type"], {})
-
-    def init(self: Any, **kwargs: Any) -> None:
-        PretrainedConfig.__init__(self, **kwargs)
-        for name in {"vision_config", "text_config"} & kwargs.keys():
-            setattr(self, name, PretrainedConfig(**kwargs[name]))
-        for name in {"block_configs"} & kwargs.keys():
-            setattr(self, name, json.loads(json.dumps(kwargs[name]), object_hook=Fields))
-
-    AutoConfig.register(config["model_type"], type("PlainConfig", (PretrainedConfig,), {**fields, "__init__": init}))
-
-
-def _write_config(source: Path, folder: str) -> None:
-    """Copy a config.json for vLLM to read, free of pointers to code that is not there."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from vllm.transformers_utils.config import _CONFIG_REGISTRY
-
-    config = json.loads(source.read_text())
-    config.pop("auto_map", None)
-    config["architectures"] = [RENAMED.get(name, name) for name in config.get("architectures") or ()]
-    model_type = config.get("model_type")
-    if model_type and model_type not in CONFIG_MAPPING and model_type not in _CONFIG_REGISTRY:
-        _register_plain_class(config)
-    Path(folder, "config.json").write_text(json.dumps(config))
+        return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    return text[:600] if isinstance(error, REFUSALS) else f"{type(error).__name__}: {text}"[:600]
 
 
 def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> None:
@@ -373,12 +250,15 @@ def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> Non
     faulthandler.dump_traceback_later(20, repeat=True, file=descriptor)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _write_config(configs_dir / f"{job['config']}.json", folder)
+            write_config(configs_dir / f"{job['config']}.json", folder)
             row = _answer(folder, DEFAULTS | job["options"])
         except Exception as error:
             traceback.print_exc()
-            said_no = isinstance(error, (ValueError, NotImplementedError, AssertionError))
-            verdict = "refused" if said_no and not any(text in str(error) for text in STAND_IN_LIMITS) else "failed"
+            verdict = (
+                "refused"
+                if isinstance(error, REFUSALS) and not any(text in str(error) for text in STAND_IN_LIMITS)
+                else "failed"
+            )
             row = {verdict: _short(error).replace(folder, "MODEL")}
     Path(result).write_bytes(pickle.dumps(row))
 

@@ -212,6 +212,7 @@ def _no_device_calls() -> None:
     torch.cuda.get_device_properties = lambda *args, **kwargs: properties
     torch.cuda.current_device = lambda: 0
     torch.accelerator.current_device_index = lambda: 0
+    torch.accelerator.empty_cache = lambda: None
     torch.accelerator.current_stream = MagicMock(name="current_stream")
     for name in ("Stream", "Event"):
         setattr(torch.cuda, name, MagicMock(name=f"torch.cuda.{name}"))
