@@ -61,6 +61,7 @@ REFUSALS = (ValueError, NotImplementedError, AssertionError, ZeroDivisionError)
 
 #: what vLLM says where the stand-in device falls short: no verdict on the job.
 STAND_IN_LIMITS = (
+    "no data!",
     "not compiled with CUDA",
     "not initialized",
     "Failed to load the processor",

@@ -99,6 +99,13 @@ SPECIAL: list[tuple[list[str], list[dict[str, Any]]]] = [
         ],
     ),
     (
+        [
+            *(MLA, HYBRID, *SPARSE, "Qwen__Qwen3.5-27B", "XiaomiMiMo__MiMo-V2-Flash", "zai-org__GLM-4.5-Air"),
+            "nvidia__NVIDIA-Nemotron-3-Super-120B-A12B-FP8",
+        ],
+        [{"speculative": {"method": "mtp", "num_speculative_tokens": tokens}} for tokens in (1, 3)],
+    ),
+    (
         [DENSE, SINKS, WINDOWS, MLA, HYBRID],
         [
             {"pp": 4},
