@@ -9,7 +9,10 @@ from kvplan.core.model import Architecture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallel:
-    """Parallel sizes. ``dcp`` interleaves a sequence's tokens over ranks inside a tensor-parallel group."""
+    """Parallel sizes; ranks are listed replica by replica, then stage by stage.
+
+    ``dcp`` interleaves a sequence's tokens over ranks inside a tensor-parallel group.
+    """
 
     tp: int = 1
     pp: int = 1
@@ -25,11 +28,6 @@ class Parallel:
                 f"--dcp {self.dcp} does not divide --tp {self.tp}",
                 "decode-context ranks live inside a tensor-parallel group",
             )
-
-    @property
-    def num_ranks(self) -> int:
-        """Devices in all; ranks are listed replica by replica, stage by stage."""
-        return self.tp * self.pp * self.dp
 
     @property
     def head_ranks(self) -> int:

@@ -173,8 +173,10 @@ def _one_process_groups() -> None:
         return real_new_group(ranks, *args, **kwargs)
 
     dist.new_group = new_group
+    from vllm.distributed import parallel_state
     from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
+    parallel_state.in_the_same_node_as = lambda group, source_rank=0: [True] * dist.get_world_size(group)
     MessageQueue.create_from_process_group = staticmethod(lambda *args, **kwargs: None)
 
 

@@ -87,7 +87,7 @@ SPECIAL: list[tuple[list[str], list[dict[str, Any]]]] = [
             {"compute_capability": "12.0", "flashinfer": True},
         ],
     ),
-    ([DENSE, SINKS, HYBRID, "moonshotai__Kimi-K3"], [{"tp": 8, "dcp": 2}, {"tp": 16}]),
+    ([DENSE, SINKS, HYBRID, "moonshotai__Kimi-K3"], [{"tp": 8, "dcp": 2}, {"tp": 16, "dcp": 2}, {"tp": 16}]),
     (
         STATES,
         [
