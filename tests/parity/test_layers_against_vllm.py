@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kvplan.core.model import Model
+from kvplan.specs.catalogue import load_packaged
 from kvplan.specs.config_json import read_config
 
 TESTS = Path(__file__).parent.parent
@@ -68,3 +69,22 @@ def test_there_are_rows_to_compare() -> None:
 @pytest.mark.parametrize("row", plain_rows(), ids=lambda row: row["config"])
 def test_heads_widths_and_windows_are_vllms(row: dict[str, Any]) -> None:
     assert kvplans_layers(load(row["config"])) == vllms_layers(row)
+
+
+STARTS = json.loads((TESTS / "vectors" / "vllm_0.32_starts.json").read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start["config"])
+def test_a_started_engines_pages_hold_a_block_of_kvplans_rows(start: dict[str, Any]) -> None:
+    model = load_packaged(start["config"].replace("__", "/"))
+    row_bytes = {
+        sum(2 * part.num_heads * part.width for part in kind.parts())
+        for layer in model.architecture.layers
+        for kind in layer
+        if kind.kind in KINDS
+    }
+    pages = [group for group in start["groups"] if group["type"] in ATTENTION]
+    assert pages
+    for group in pages:
+        assert group["page_size_bytes"] % group["block_size"] == 0
+        assert group["page_size_bytes"] // group["block_size"] in row_bytes

@@ -240,7 +240,11 @@ def _short(error: BaseException) -> str:
     if not text:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
-    return text[:600] if isinstance(error, REFUSALS) else f"{type(error).__name__}: {text}"[:600]
+    return (
+        text[:600]
+        if isinstance(error, (ValueError, NotImplementedError, AssertionError))
+        else f"{type(error).__name__}: {text}"[:600]
+    )
 
 
 def _child(job: dict[str, Any], configs_dir: Path, result: str, log: str) -> None:
