@@ -27,6 +27,7 @@ def with_typer_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def call(*args: Any, **kwargs: Any) -> None:
+        """The command itself: only its signature differs."""
         command(*args, **kwargs)
 
     signature = inspect.signature(command)

@@ -20,6 +20,7 @@ else:
         assert frozen, "values are frozen"
 
         def define(cls: Any) -> Any:
+            """Record the fields, and give the class the methods that all share."""
             cls = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
             fields = dataclasses.fields(cls)
             cls._names = tuple(field.name for field in fields)
