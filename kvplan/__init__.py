@@ -39,5 +39,5 @@ def size(
     found = resolve_model(model)
     parallel = Parallel(tp=tp, pp=pp, dp=dp, dcp=dcp)
     words = RequestWords(concurrency=concurrency, kv_dtype=kv_dtype, policy=policy, parallel=parallel)
-    request = build_request(found, ctx, words)
-    return size_model(found, request, get_engine(engine), choose_weight_format(found, weights))
+    chosen = get_engine(engine)
+    return size_model(found, build_request(found, ctx, words, chosen), chosen, choose_weight_format(found, weights))

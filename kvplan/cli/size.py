@@ -83,7 +83,7 @@ def _size_all(
         model = resolve_model(reference)
         weight_format = choose_weight_format(model, weights)
         for context in _contexts(model, contexts):
-            results.append(size_model(model, build_request(model, context, words), engine, weight_format))
+            results.append(size_model(model, build_request(model, context, words, engine), engine, weight_format))
     if not results:
         raise UsageError("--model and --ctx name nothing to size")
     return results

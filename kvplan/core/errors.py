@@ -41,6 +41,12 @@ class UnsupportedError(KvplanError):
     code = "unsupported"
 
 
+class DoesNotFitError(KvplanError):
+    """A memory in which the engine cannot serve one request of the longest length that it is started for."""
+
+    code = "does_not_fit"
+
+
 class FileError(KvplanError):
     """A file that cannot be read as what it should be."""
 

@@ -90,7 +90,11 @@ class WeightsOnDisk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A named model: its architecture, its 16-bit compute dtype (``bf16`` or ``fp16``), and where it was read."""
+    """A named model: its architecture, its 16-bit compute dtype (``bf16`` or ``fp16``), and where it was read.
+
+    ``kv_scheme`` is the cache format that the checkpoint's quantization asks for (``fp8_e4m3``, ``nvfp4``): engines
+    follow it when the cache dtype is ``auto``.
+    """
 
     name: str
     source: str
@@ -98,6 +102,7 @@ class Model:
     dtype: str
     architecture: Architecture
     weights: WeightsOnDisk = field(default_factory=WeightsOnDisk)
+    kv_scheme: str | None = None
     aliases: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
 

@@ -1,7 +1,8 @@
-"""Finds formats, policies, engines and families: one module per entry, found by its file name.
+"""Finds formats, policies, engines and families: one module per entry, found by its name.
 
-An entry is asked for by the name of its file (``bf16`` is ``kvplan/formats/bf16.py``), so the common path imports
-one module. Aliases live in the modules themselves: they are looked for only when no file carries the name.
+An entry is asked for by the name of its file (``bf16`` is ``kvplan/formats/bf16.py``) or, where it is large, of its
+package (``vllm`` is ``kvplan/engines/vllm/``), so the common path imports one module. Aliases live in the modules
+themselves: they are looked for only when no file carries the name.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from kvplan.core.units import parse_ratio, parse_tokens
 def modules(package: str) -> Iterator[ModuleType]:
     """Every module of an extension folder such as ``kvplan.formats``, in the order of their names."""
     folder = Path(next(iter(import_module(package).__path__)))
-    for path in sorted(folder.glob("*.py")):
-        if path.stem != "__init__":
-            yield import_module(f"{package}.{path.stem}")
+    names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    for name in sorted(names - {"__init__"}):
+        yield import_module(f"{package}.{name}")
 
 
 def has_module(package: str, name: str) -> bool:
-    """Whether the folder has a file of this name."""
+    """Whether the folder has a file or a package of this name."""
     folder = Path(next(iter(import_module(package).__path__)))
-    return name.isidentifier() and name != "__init__" and (folder / f"{name}.py").is_file()
+    if not name.isidentifier() or name == "__init__":
+        return False
+    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
 
 
 def find_module(package: str, name: str, what: str, names_of: Callable[[ModuleType], list[str]]) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
+from kvplan.core.engine import Allocation, EngineSettings
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice, KindStorage
 from kvplan.core.model import Model
@@ -24,6 +25,7 @@ class SizeRequest:
     encoder_tokens: int = 0
     parallel: Parallel = field(default_factory=Parallel)
     include_draft: bool = False
+    settings: EngineSettings = field(default_factory=EngineSettings)
     notes: tuple[str, ...] = ()
 
 
@@ -75,19 +77,20 @@ class SizeResult:
     weight_format: str | None
     weights_certainty: str | None
     certainty: str
+    allocation: Allocation
     bytes_per_block: int | None = None
     blocks_per_sequence: int | None = None
-    num_blocks: int | None = None
-    capacity_tokens: int | None = None
-    max_concurrency: float | None = None
-    block_tokens: int | None = None
-    max_num_batched_tokens: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
     def allocated_bytes(self) -> int:
         """All ranks."""
         return sum(self.allocated_bytes_per_rank)
+
+    @property
+    def unassigned_bytes(self) -> int:
+        """What is allocated and belongs to no layer: padding layers, reserved blocks, dummy pages."""
+        return self.allocated_bytes - sum(layer.allocated_bytes for layer in self.layers)
 
     @property
     def kv_share_ratio(self) -> float | None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from kvplan.core.engine import GroupAllocation, RankAllocation
+from kvplan.core.engine import (
+    Allocation,
+    EngineRequest,
+    EngineSettings,
+    GroupAllocation,
+    ModelFacts,
+    RankAllocation,
+    Stage,
+    refuse_settings,
+)
 from kvplan.core.frozen import dataclass
-from kvplan.core.geometry import PlacedKind, group_kinds, store_kind
-from kvplan.core.request import SizeRequest
+from kvplan.core.geometry import group_kinds, store_kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoEngine:
     """The lower bound that every engine's allocation is compared with."""
 
@@ -18,28 +24,36 @@ class NoEngine:
     version: str | None = None
     certainty: str = "exact"
 
-    def allocate(self, stage: Sequence[tuple[PlacedKind, ...]], request: SizeRequest) -> RankAllocation:
+    def cache_dtype(self, text: str, facts: ModelFacts, stages: tuple[Stage, ...], settings: EngineSettings) -> str:
+        """Any format that kvplan knows."""
+        return text
+
+    def allocate(self, request: EngineRequest) -> Allocation:
         """Each rank holds its heads (at least one), its share of the tokens under ``dcp``, and its state."""
-        parallel = request.parallel
-        groups = []
-        for item, count in group_kinds(stage, request.choice.policy).items():
-            stored = store_kind(
-                item,
-                request.choice,
-                request.context_tokens,
-                request.encoder_tokens,
-                parallel.head_ranks,
-                parallel.dcp,
+        refuse_settings("plain geometry (no --engine)", request.settings, ())
+        return Allocation(stages=tuple(_allocate_rank(stage, request) for stage in request.stages))
+
+
+def _allocate_rank(stage: Stage, request: EngineRequest) -> RankAllocation:
+    parallel = request.parallel
+    groups = []
+    sequence_bytes = 0
+    for item, count in group_kinds(stage, request.choice.policy).items():
+        stored = store_kind(
+            item, request.choice, request.context_tokens, request.encoder_tokens, parallel.head_ranks, parallel.dcp
+        )
+        sequence_bytes += count * stored.total_bytes
+        groups.append(
+            GroupAllocation(
+                item=item,
+                count=count,
+                allocated_tokens=stored.kept_tokens,
+                allocated_bytes=request.sequences * stored.total_bytes,
             )
-            groups.append(
-                GroupAllocation(
-                    item=item,
-                    count=count,
-                    allocated_tokens=stored.kept_tokens,
-                    allocated_bytes=stored.total_bytes,
-                )
-            )
-        return RankAllocation(groups=tuple(groups))
+        )
+    return RankAllocation(
+        groups=tuple(groups), allocated_bytes=request.sequences * sequence_bytes, sequence_bytes=sequence_bytes
+    )
 
 
 ENGINE = NoEngine()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
+from kvplan.core.engine import Engine, EngineSettings, ModelFacts
 from kvplan.core.errors import UsageError
 from kvplan.core.format import KVFormat
 from kvplan.core.frozen import dataclass
-from kvplan.core.geometry import CacheChoice
+from kvplan.core.geometry import CacheChoice, place_layers
 from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel
 from kvplan.core.request import SizeRequest
@@ -27,10 +28,11 @@ class RequestWords:
     encoder_tokens: str | None = None
     include_draft: bool = False
     parallel: Parallel = field(default_factory=Parallel)
+    settings: EngineSettings = field(default_factory=EngineSettings)
 
 
-def build_request(model: Model, context: str | int, words: RequestWords) -> SizeRequest:
-    """The SizeRequest for a model. Raises UsageError, UnknownNameError or UnsupportedError."""
+def build_request(model: Model, context: str | int, words: RequestWords, engine: Engine) -> SizeRequest:
+    """The SizeRequest for a model and an engine. Raises UsageError, UnknownNameError or UnsupportedError."""
     context_tokens = parse_tokens(str(context), "context")
     if not 1 <= words.concurrency <= MAX_TOKENS:
         raise UsageError(f"--concurrency must be a positive number, not {words.concurrency}")
@@ -39,23 +41,41 @@ def build_request(model: Model, context: str | int, words: RequestWords) -> Size
     encoder_tokens, notes = _encoder_tokens(model, context_tokens, words.encoder_tokens)
     return SizeRequest(
         context_tokens=context_tokens,
-        choice=build_choice(model, words),
+        choice=build_choice(model, words, engine),
         concurrency=words.concurrency,
         encoder_tokens=encoder_tokens,
         parallel=words.parallel,
         include_draft=words.include_draft,
+        settings=words.settings,
         notes=notes,
     )
 
 
-def build_choice(model: Model, words: RequestWords) -> CacheChoice:
-    """The format and the policy, with the formats that the policy's tiers name."""
+def build_choice(model: Model, words: RequestWords, engine: Engine) -> CacheChoice:
+    """The format that the engine stores for the words, and the policy with the formats that its tiers name."""
     policy = get_policy(words.policy)
-    kv_format = parse_kv_format(words.kv_dtype, model.dtype)
+    native = parse_kv_format("auto", model.dtype)
+    layers = model.architecture.layers + (model.architecture.draft_layers if words.include_draft else ())
+    stages = (tuple(place_layers(layers, native)),)
+    text = engine.cache_dtype(words.kv_dtype, model_facts(model), stages, words.settings)
+    kv_format = parse_kv_format(text, model.dtype)
     if words.skip_layers:
         kv_format = _skip_layers(kv_format, words.skip_layers, model.architecture.num_layers)
     names: tuple[str, ...] = getattr(policy, "format_names", ())
     return CacheChoice(kv_format=kv_format, policy=policy, tier_formats={name: get_format(name) for name in names})
+
+
+def model_facts(model: Model) -> ModelFacts:
+    """What engines know of a model besides its layers."""
+    architecture = model.architecture
+    return ModelFacts(
+        family=model.family,
+        dtype=model.dtype,
+        num_heads=architecture.num_heads,
+        hidden_size=architecture.hidden_size,
+        max_context_tokens=architecture.max_context_tokens,
+        kv_scheme=model.kv_scheme,
+    )
 
 
 def has_encoder(model: Model) -> bool:

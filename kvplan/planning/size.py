@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from kvplan.core.engine import Engine, RankAllocation
+from kvplan.core.engine import Allocation, Engine, EngineRequest, Stage
 from kvplan.core.geometry import (
     CacheChoice,
     KindStorage,
@@ -19,6 +19,7 @@ from kvplan.core.model import Layer, Model
 from kvplan.core.parallel import pipeline_stages
 from kvplan.core.request import KindAllocation, SizeRequest, SizeResult
 from kvplan.core.weights import WeightFormat, get_weight_format, weights_bytes
+from kvplan.planning.request import model_facts
 from kvplan.policies.none import POLICY as KEEP_ALL
 
 PlacedLayers = list[tuple[PlacedKind, ...]]
@@ -38,9 +39,9 @@ def size_model(
     groups = group_kinds(placed, request.choice.policy)
     check_formats(groups, request.choice)
     stored = {item: _store(item, request) for item in groups}
-    stages = _split_stages(placed, request, len(architecture.layers))
-    allocations = [engine.allocate(stage, request) for stage in stages]
-    sequence_bytes = request.parallel.tp * sum(allocation.sequence_bytes for allocation in allocations)
+    stages = split_stages(placed, request.parallel.pp, len(architecture.layers))
+    replicas = _allocate_replicas(engine, engine_request(model, request, stages), request.concurrency)
+    largest = replicas[0]
     weights, weights_certainty = _weights(model, weight_format)
     return SizeResult(
         model=model,
@@ -50,20 +51,38 @@ def size_model(
         textbook_bytes=textbook_bytes(model, request),
         geometry_bytes=request.concurrency * sum(groups[item] * stored[item].total_bytes for item in groups),
         uncompressed_bytes=uncompressed_bytes(layers, request),
-        allocated_bytes_per_rank=_rank_bytes(allocations, request),
-        allocated_bytes_per_sequence=sequence_bytes,
+        allocated_bytes_per_rank=tuple(
+            rank.allocated_bytes for replica in replicas for rank in replica.stages for _ in range(request.parallel.tp)
+        ),
+        allocated_bytes_per_sequence=request.parallel.tp * sum(rank.sequence_bytes for rank in largest.stages),
         bytes_per_token=math.ceil(sum(groups[item] * stored[item].growth_bytes for item in groups)),
         fixed_bytes_per_sequence=sum(groups[item] * stored[item].fixed_bytes for item in groups),
         window_tokens=tuple(sorted({item.kind.window_tokens for item in groups if item.kind.window_tokens})),
-        layers=_kind_allocations(groups, stored, allocations, request),
+        layers=_kind_allocations(groups, stored, replicas, request),
         stage_layers=tuple(len(stage) for stage in stages),
         weights_bytes=weights,
         weight_format=weight_format.name if weight_format else model.weights.weight_format,
         weights_certainty=weights_certainty,
         certainty=engine.certainty,
-        bytes_per_block=allocations[0].bytes_per_block,
-        blocks_per_sequence=allocations[0].blocks_per_sequence,
-        warnings=_warnings(model, request),
+        allocation=largest,
+        bytes_per_block=max((rank.bytes_per_block or 0 for rank in largest.stages), default=0) or None,
+        blocks_per_sequence=max((rank.blocks_per_sequence or 0 for rank in largest.stages), default=0) or None,
+        warnings=(*_warnings(model, request), *largest.notes),
+    )
+
+
+def engine_request(model: Model, request: SizeRequest, stages: tuple[Stage, ...]) -> EngineRequest:
+    """The question for the engine; ``sequences`` are those of the largest replica."""
+    return EngineRequest(
+        stages=stages,
+        facts=model_facts(model),
+        choice=request.choice,
+        context_tokens=request.context_tokens,
+        encoder_tokens=request.encoder_tokens,
+        sequences=request.parallel.sequences_per_replica(request.concurrency)[0],
+        parallel=request.parallel,
+        num_draft_layers=len(model.architecture.draft_layers) if request.include_draft else 0,
+        settings=request.settings,
     )
 
 
@@ -107,36 +126,37 @@ def _store(item: PlacedKind, request: SizeRequest) -> KindStorage:
     return store_kind(item, request.choice, request.context_tokens, request.encoder_tokens)
 
 
-def _split_stages(placed: PlacedLayers, request: SizeRequest, num_layers: int) -> list[PlacedLayers]:
+def split_stages(placed: PlacedLayers, pp: int, num_layers: int) -> tuple[Stage, ...]:
+    """The pipeline stages of a model's placed layers; draft layers follow the ``num_layers`` layers of the decoder."""
     stages, start = [], 0
-    for size in pipeline_stages(num_layers, request.parallel.pp):
-        stages.append(placed[start : start + size])
+    for size in pipeline_stages(num_layers, pp):
+        stages.append(tuple(placed[start : start + size]))
         start += size
-    stages[-1] += placed[num_layers:]  # draft layers run where the output head is
-    return stages
+    stages[-1] += tuple(placed[num_layers:])  # draft layers run where the output head is
+    return tuple(stages)
 
 
-def _rank_bytes(allocations: list[RankAllocation], request: SizeRequest) -> tuple[int, ...]:
-    parallel = request.parallel
-    return tuple(
-        sequences * allocation.sequence_bytes
-        for sequences in parallel.sequences_per_replica(request.concurrency)
-        for allocation in allocations
-        for _ in range(parallel.tp)
-    )
+def _allocate_replicas(engine: Engine, largest: EngineRequest, concurrency: int) -> tuple[Allocation, ...]:
+    """Each data-parallel replica's allocation, the largest first."""
+    found: dict[int, Allocation] = {}
+    counts = largest.parallel.sequences_per_replica(concurrency)
+    for sequences in counts:
+        if sequences not in found:
+            found[sequences] = engine.allocate(replace(largest, sequences=sequences))
+    return tuple(found[sequences] for sequences in counts)
 
 
 def _kind_allocations(
     groups: dict[PlacedKind, int],
     stored: dict[PlacedKind, KindStorage],
-    allocations: list[RankAllocation],
+    replicas: tuple[Allocation, ...],
     request: SizeRequest,
 ) -> tuple[KindAllocation, ...]:
     allocated: dict[PlacedKind, int] = dict.fromkeys(groups, 0)
     tokens: dict[PlacedKind, int] = dict.fromkeys(groups, 0)
-    for allocation in allocations:
-        for group in allocation.groups:
-            allocated[group.item] += group.count * group.allocated_bytes * request.parallel.tp * request.concurrency
+    for rank in (rank for replica in replicas for rank in replica.stages):
+        for group in rank.groups:
+            allocated[group.item] += group.count * group.allocated_bytes * request.parallel.tp
             tokens[group.item] = max(tokens[group.item], group.allocated_tokens)
     return tuple(
         _kind_allocation(item, count, stored[item], allocated[item], tokens[item], request.concurrency)

@@ -47,9 +47,9 @@ def size_fields(result: SizeResult) -> dict[str, Any]:
         "window_tokens": list(result.window_tokens),
         "bytes_per_block": result.bytes_per_block,
         "blocks_per_sequence": result.blocks_per_sequence,
-        "num_blocks": result.num_blocks,
-        "capacity_tokens": result.capacity_tokens,
-        "max_concurrency": result.max_concurrency,
+        "num_blocks": result.allocation.num_blocks,
+        "capacity_tokens": result.allocation.capacity_tokens,
+        "max_concurrency": result.allocation.max_concurrency,
         "weights_bytes": result.weights_bytes,
         "weight_format": result.weight_format,
         "weights_certainty": result.weights_certainty,
@@ -78,8 +78,8 @@ def _request_fields(result: SizeResult) -> dict[str, Any]:
         "dp": parallel.dp,
         "dcp": parallel.dcp,
         "mtp": request.include_draft,
-        "max_num_batched_tokens": result.max_num_batched_tokens,
-        "block_tokens": result.block_tokens,
+        "max_num_batched_tokens": result.allocation.max_num_batched_tokens,
+        "block_tokens": result.allocation.block_tokens,
     }
 
 

@@ -40,6 +40,7 @@ def size(load_asset: Callable[[str], Model]) -> Size:
         sizes = {name: words.pop(name) for name in ("tp", "pp", "dp", "dcp") if name in words}
         asked = RequestWords(parallel=Parallel(**sizes), **words)  # type: ignore[arg-type]
         weight_format = get_weight_format(weights) if weights else None
-        return size_model(loaded, build_request(loaded, context, asked), get_engine("none"), weight_format)
+        engine = get_engine("none")
+        return size_model(loaded, build_request(loaded, context, asked, engine), engine, weight_format)
 
     return sized
