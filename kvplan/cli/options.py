@@ -29,6 +29,56 @@ class OutputFormat(str, Enum):
     markdown = "markdown"
 
 
+ModelsOption = Annotated[
+    list[str], option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id; repeat to compare.")
+]
+ContextsOption = Annotated[
+    list[str] | None, option("--ctx", "-c", help="Context in tokens: 8192, 32k, 1M; repeat or separate by commas.")
+]
+ConcurrencyOption = Annotated[int, option("--concurrency", "-n", help="Sequences held at the same time.")]
+KvDtypeOption = Annotated[str, option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")]
+SkipLayersOption = Annotated[
+    str | None, option("--kv-dtype-skip-layers", help="Layers left in the model's dtype: 0,1,-1 or sliding_window.")
+]
+PolicyOption = Annotated[
+    str, option("--policy", "-p", help="Retention: none, window:4096,sinks=4, h2o:keep=0.2, tiers:…")
+]
+EncoderTokensOption = Annotated[
+    str | None, option("--encoder-tokens", help="Encoder length of models with cross-attention.")
+]
+MtpOption = Annotated[bool, option("--mtp", help="Count the draft (multi-token prediction) layers too.")]
+TpOption = Annotated[int, option("--tp", help="Tensor-parallel size.")]
+PpOption = Annotated[int, option("--pp", help="Pipeline-parallel size.")]
+DpOption = Annotated[int, option("--dp", help="Data-parallel replicas.")]
+DcpOption = Annotated[int, option("--dcp", help="Decode-context-parallel size, inside tp.")]
+WeightsOption = Annotated[str | None, option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")]
+EnginesOption = Annotated[
+    list[str] | None,
+    option("--engine", "-e", help="Engine whose allocation is counted: vllm, vllm@0.25, …, all; repeat to compare."),
+]
+GpuOption = Annotated[
+    str | None, option("--gpu", "-g", help="Device that decides kernels and defaults: h100, b200, auto, …")
+]
+KvMemoryOption = Annotated[
+    str | None, option("--kv-memory", help="Memory of a rank's cache, such as 40GiB: shows what it holds.")
+]
+MaxModelLenOption = Annotated[
+    str | None, option("--max-model-len", help="Longest request that the engine is started for; else the context.")
+]
+MaxNumBatchedTokensOption = Annotated[
+    str | None, option("--max-num-batched-tokens", help="Tokens that the engine computes in one step.")
+]
+MaxNumSeqsOption = Annotated[str | None, option("--max-num-seqs", help="Requests that the engine runs at once.")]
+BlockSizeOption = Annotated[str | None, option("--block-size", help="Tokens in a block (a page).")]
+AttentionBackendOption = Annotated[
+    str | None, option("--attention-backend", help="The engine's attention kernels, such as FLASHINFER.")
+]
+NoPrefixCachingOption = Annotated[
+    bool, option("--no-prefix-caching", help="The engine keeps nothing for shared prefixes.")
+]
+SpeculativeTokensOption = Annotated[
+    str | None, option("--num-speculative-tokens", help="Tokens drafted in each step (with --mtp).")
+]
 FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
 JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]
 ExplainOption = Annotated[bool, option("--explain", help="Write out the equations and their sources.")]

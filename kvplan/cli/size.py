@@ -4,13 +4,43 @@ Annotations are not postponed here: ``quick_start`` and typer read them, and wou
 """
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from kvplan.cli.options import ExplainOption, FormatOption, JsonOption, OutputFormat, chosen_format, option
+from kvplan.cli.options import (
+    AttentionBackendOption,
+    BlockSizeOption,
+    ConcurrencyOption,
+    ContextsOption,
+    DcpOption,
+    DpOption,
+    EncoderTokensOption,
+    EnginesOption,
+    ExplainOption,
+    FormatOption,
+    GpuOption,
+    JsonOption,
+    KvDtypeOption,
+    KvMemoryOption,
+    MaxModelLenOption,
+    MaxNumBatchedTokensOption,
+    MaxNumSeqsOption,
+    ModelsOption,
+    MtpOption,
+    NoPrefixCachingOption,
+    OutputFormat,
+    PolicyOption,
+    PpOption,
+    SkipLayersOption,
+    SpeculativeTokensOption,
+    TpOption,
+    WeightsOption,
+    chosen_format,
+)
 
 if TYPE_CHECKING:
     from kvplan.core.model import Model
     from kvplan.core.request import SizeResult
+    from kvplan.planning.compare import EngineComparison, Refusal
     from kvplan.planning.request import RequestWords
 
 DEFAULT_CONTEXTS = (8192, 32768, 131072)
@@ -18,35 +48,29 @@ DEFAULT_CONTEXTS = (8192, 32768, 131072)
 
 
 def size(
-    model: Annotated[
-        list[str],
-        option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id; repeat to compare."),
-    ],
-    ctx: Annotated[
-        list[str] | None,
-        option("--ctx", "-c", help="Context in tokens: 8192, 32k, 1M; repeat or separate by commas."),
-    ] = None,
-    concurrency: Annotated[int, option("--concurrency", "-n", help="Sequences held at the same time.")] = 1,
-    kv_dtype: Annotated[str, option("--kv-dtype", "-d", help="Cache format, or K/V as in q8_0/q4_0.")] = "auto",
-    kv_dtype_skip_layers: Annotated[
-        str | None,
-        option("--kv-dtype-skip-layers", help="Layers left in the model's dtype: 0,1,-1 or sliding_window."),
-    ] = None,
-    policy: Annotated[
-        str, option("--policy", "-p", help="Retention: none, window:4096,sinks=4, h2o:keep=0.2, tiers:…")
-    ] = "none",
-    encoder_tokens: Annotated[
-        str | None, option("--encoder-tokens", help="Encoder length of models with cross-attention.")
-    ] = None,
-    mtp: Annotated[bool, option("--mtp", help="Count the draft (multi-token prediction) layers too.")] = False,
-    tp: Annotated[int, option("--tp", help="Tensor-parallel size.")] = 1,
-    pp: Annotated[int, option("--pp", help="Pipeline-parallel size.")] = 1,
-    dp: Annotated[int, option("--dp", help="Data-parallel replicas.")] = 1,
-    dcp: Annotated[int, option("--dcp", help="Decode-context-parallel size, inside tp.")] = 1,
-    weights: Annotated[
-        str | None, option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")
-    ] = None,
-    engine: Annotated[str, option("--engine", "-e", help="Engine whose allocation is counted.")] = "none",
+    model: ModelsOption,
+    ctx: ContextsOption = None,
+    concurrency: ConcurrencyOption = 1,
+    kv_dtype: KvDtypeOption = "auto",
+    kv_dtype_skip_layers: SkipLayersOption = None,
+    policy: PolicyOption = "none",
+    encoder_tokens: EncoderTokensOption = None,
+    mtp: MtpOption = False,
+    tp: TpOption = 1,
+    pp: PpOption = 1,
+    dp: DpOption = 1,
+    dcp: DcpOption = 1,
+    weights: WeightsOption = None,
+    engine: EnginesOption = None,
+    gpu: GpuOption = None,
+    kv_memory: KvMemoryOption = None,
+    max_model_len: MaxModelLenOption = None,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
+    max_num_seqs: MaxNumSeqsOption = None,
+    block_size: BlockSizeOption = None,
+    attention_backend: AttentionBackendOption = None,
+    no_prefix_caching: NoPrefixCachingOption = False,
+    num_speculative_tokens: SpeculativeTokensOption = None,
     explain: ExplainOption = False,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
@@ -54,6 +78,7 @@ def size(
     """How large is the KV cache of a model at a context: exact bytes, by kind of layer."""
     from kvplan.core.parallel import Parallel
     from kvplan.planning.request import RequestWords
+    from kvplan.planning.settings import SettingWords, read_settings
 
     words = RequestWords(
         concurrency=concurrency,
@@ -63,30 +88,52 @@ def size(
         encoder_tokens=encoder_tokens,
         include_draft=mtp,
         parallel=Parallel(tp=tp, pp=pp, dp=dp, dcp=dcp),
+        settings=read_settings(
+            SettingWords(
+                gpu=gpu,
+                kv_memory=kv_memory,
+                block_size=block_size,
+                attention_backend=attention_backend,
+                prefix_caching=False if no_prefix_caching else None,
+                max_model_len=max_model_len,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_num_seqs=max_num_seqs,
+                num_speculative_tokens=num_speculative_tokens,
+            )
+        ),
     )
-    results = _size_all(model, ctx, words, engine, weights)
-    _write(results, chosen_format(output, as_json), explain)
+    engines = engine or ["none"]
+    answer = _size_all(model, ctx, words, engines, weights)
+    _write(answer, chosen_format(output, as_json), explain, engines[0])
 
 
 def _size_all(
-    references: list[str], contexts: list[str] | None, words: "RequestWords", engine_name: str, weights: str | None
-) -> "list[SizeResult]":
+    references: list[str], contexts: list[str] | None, words: "RequestWords", engines: list[str], weights: str | None
+) -> "EngineComparison":
     from kvplan.core.errors import UsageError
     from kvplan.engines import get_engine
+    from kvplan.planning.compare import EngineComparison, compare_engines
     from kvplan.planning.request import build_request
     from kvplan.planning.size import choose_weight_format, size_model
     from kvplan.specs.reference import resolve_model
 
-    engine = get_engine(engine_name)
-    results = []
+    results: list[SizeResult] = []
+    refusals: list[Refusal] = []
     for reference in references:
         model = resolve_model(reference)
         weight_format = choose_weight_format(model, weights)
         for context in _contexts(model, contexts):
-            results.append(size_model(model, build_request(model, context, words, engine), engine, weight_format))
+            if "all" in engines:
+                compared = compare_engines(model, context, words, weight_format)
+                results += compared.results
+                refusals += compared.refusals
+                continue
+            for engine in map(get_engine, engines):
+                asked = words.for_geometry() if engine.name == "none" and len(engines) > 1 else words
+                results.append(size_model(model, build_request(model, context, asked, engine), engine, weight_format))
     if not results:
         raise UsageError("--model and --ctx name nothing to size")
-    return results
+    return EngineComparison(tuple(results), tuple(refusals))
 
 
 def _contexts(model: "Model", contexts: list[str] | None) -> list[str]:
@@ -103,55 +150,69 @@ def _split(text: str) -> list[str]:
     return [text] if thousands and len(pieces[0]) <= 3 else [piece for piece in pieces if piece]
 
 
-def _write(results: "list[SizeResult]", output: OutputFormat, explain: bool) -> None:
+def _write(answer: "EngineComparison", output: OutputFormat, explain: bool, engine: str) -> None:
     if output is OutputFormat.json:
-        _write_json(results, explain)
-    elif output is OutputFormat.csv:
+        _write_json(answer, explain)
+        return
+    if output is OutputFormat.csv:
         from kvplan.reports.to_csv import size_csv
 
-        print(size_csv(results))
+        print(size_csv(answer.results))
     elif output is OutputFormat.markdown:
         from kvplan.reports.to_markdown import size_markdown
 
-        print(size_markdown(results))
+        print(size_markdown(answer.results))
     else:
-        _write_table(results)
-    if output is not OutputFormat.json:
-        if explain:
-            _write_explanation(results)
-        for warning in _warnings(results):
-            print(f"note: {warning}", file=sys.stderr)
+        _write_table(answer, engine)
+    if explain:
+        _write_explanation(answer)
+    for warning in _warnings(answer):
+        print(f"note: {warning}", file=sys.stderr)
 
 
-def _write_json(results: "list[SizeResult]", explain: bool) -> None:
-    from kvplan.reports.to_json import render_success, size_fields
+def _write_json(answer: "EngineComparison", explain: bool) -> None:
+    from kvplan.reports.to_json import refusal_fields, render_success, size_fields
 
-    fields = [size_fields(result) for result in results]
+    fields = [size_fields(result) for result in answer.results]
     if explain:
         from kvplan.reports.explain import explain_size
 
-        for entry, result in zip(fields, results):
+        for entry, result in zip(fields, answer.results):
             entry["explanation"] = explain_size(result)
-    answer = fields[0] if len(fields) == 1 else {"results": fields}
-    print(render_success("size", answer, _warnings(results)))
+    if len(fields) == 1:
+        print(render_success("size", fields[0], _warnings(answer)))
+        return
+    refused = [refusal_fields(refusal) for refusal in answer.refusals]
+    print(render_success("size", {"results": fields, "refused": refused}, _warnings(answer)))
 
 
-def _write_table(results: "list[SizeResult]") -> None:
+def _write_table(answer: "EngineComparison", engine: str) -> None:
+    from kvplan.engines import get_engine
     from kvplan.planning.next_steps import next_steps
     from kvplan.reports.to_table import print_comparison, print_size, stdout_console
 
-    if len(results) == 1:
-        print_size(results[0], next_steps(results[0]), stdout_console())
+    if len(answer.results) == 1:
+        print_size(answer.results[0], next_steps(answer.results[0], get_engine(engine)), stdout_console())
     else:
-        print_comparison(results, stdout_console())
+        print_comparison(answer, stdout_console())
 
 
-def _write_explanation(results: "list[SizeResult]") -> None:
-    from kvplan.reports.explain import explain_size
+def _write_explanation(answer: "EngineComparison") -> None:
+    from kvplan.reports.explain import explain_engines, explain_size
 
-    for result in results:
+    if len({result.engine for result in answer.results}) > 1:
+        print("\n" + "\n".join(explain_engines(answer.results)))
+        return
+    for result in answer.results:
         print("\n" + "\n".join(explain_size(result)))
 
 
-def _warnings(results: "list[SizeResult]") -> tuple[str, ...]:
-    return tuple(dict.fromkeys(warning for result in results for warning in result.warnings))
+def _warnings(answer: "EngineComparison") -> tuple[str, ...]:
+    """The notes of all results; those of one engine among several carry its name."""
+    several = len({result.engine for result in answer.results}) > 1
+    found = [
+        f"{result.engine}: {warning}" if several and warning in result.allocation.notes else warning
+        for result in answer.results
+        for warning in result.warnings
+    ]
+    return tuple(dict.fromkeys(found))

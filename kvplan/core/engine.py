@@ -181,6 +181,11 @@ def choose_dtype(engine: str, text: str, words: Mapping[str, str]) -> str:
     return words[key]
 
 
+def given_flags(settings: EngineSettings) -> list[str]:
+    """The options that a user has set."""
+    return [flag for name, flag in SETTING_FLAGS.items() if getattr(settings, name) is not None]
+
+
 def refuse_settings(engine: str, settings: EngineSettings, known: Iterable[str]) -> None:
     """Raise UnsupportedError for a setting that is given and that the engine does not have (fields in ``known``)."""
     known = set(known)

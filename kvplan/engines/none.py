@@ -10,8 +10,9 @@ from kvplan.core.engine import (
     ModelFacts,
     RankAllocation,
     Stage,
-    refuse_settings,
+    given_flags,
 )
+from kvplan.core.errors import UsageError
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import group_kinds, store_kind
 
@@ -30,7 +31,8 @@ class NoEngine:
 
     def allocate(self, request: EngineRequest) -> Allocation:
         """Each rank holds its heads (at least one), its share of the tokens under ``dcp``, and its state."""
-        refuse_settings("plain geometry (no --engine)", request.settings, ())
+        if flags := given_flags(request.settings):
+            raise UsageError(f"{flags[0]} says nothing without an engine", "add --engine vllm, for example")
         return Allocation(stages=tuple(_allocate_rank(stage, request) for stage in request.stages))
 
 

@@ -4,43 +4,53 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvplan.core.errors import UnsupportedError
+from kvplan.core.engine import Engine
+from kvplan.core.errors import KvplanError
 from kvplan.core.frozen import dataclass
-from kvplan.core.geometry import CacheChoice
-from kvplan.core.request import SizeResult
-from kvplan.formats import parse_kv_format
-from kvplan.planning.sweep import compile_curve
+from kvplan.core.request import SizeRequest, SizeResult
+from kvplan.planning.request import RequestWords, build_choice
+from kvplan.planning.size import size_model
 
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """An option to add to the command, what it would bring, and the bytes of all sequences with it."""
+    """An option to add to the command, what it would bring, and the bytes that all sequences would take."""
 
     option: str
     words: str
-    geometry_bytes: int
+    cache_bytes: int
 
 
-_CANDIDATES = (("fp8", "in 8 bits"), ("int4", "in 4 bits"))
+_CANDIDATES = (
+    ("in 8 bits", ("fp8", "q8_0", "8bit")),
+    ("in 4 bits", ("int4", "int4_per_token_head", "nvfp4", "q4_0", "quanto4", "4bit")),
+)
+"""What to try, by the words of different engines: the first that the engine has."""
 
 
-def next_steps(result: SizeResult) -> tuple[NextStep, ...]:
+def next_steps(result: SizeResult, engine: Engine) -> tuple[NextStep, ...]:
     """Smaller caches for a request that compresses nothing yet; empty where nothing would shrink."""
     if result.uncompressed_bytes != result.geometry_bytes:
         return ()
     steps = []
-    for name, words in _CANDIDATES:
-        choice = replace(result.request.choice, kv_format=parse_kv_format(name, result.model.dtype))
-        size = _cache_bytes(result, choice)
-        if size is not None and size < result.geometry_bytes:
-            steps.append(NextStep(f"--kv-dtype {name}", words, size))
+    for words, names in _CANDIDATES:
+        step = next(filter(None, (_step(result, engine, name, words) for name in names)), None)
+        if step is not None and step.cache_bytes < _bytes(result):
+            steps.append(step)
     return tuple(steps)
 
 
-def _cache_bytes(result: SizeResult, choice: CacheChoice) -> int | None:
-    try:
-        curve = compile_curve(result.model, choice)
-    except UnsupportedError:
-        return None
+def _step(result: SizeResult, engine: Engine, name: str, words: str) -> NextStep | None:
     request = result.request
-    return request.concurrency * curve.geometry_bytes(request.context_tokens, request.encoder_tokens)
+    asked = RequestWords(kv_dtype=name, include_draft=request.include_draft, settings=request.settings)
+    try:
+        choice = replace(build_choice(result.model, asked, engine), policy=request.choice.policy)
+        smaller: SizeRequest = replace(request, choice=choice)
+        return NextStep(f"--kv-dtype {name}", words, _bytes(size_model(result.model, smaller, engine)))
+    except KvplanError:
+        return None
+
+
+def _bytes(result: SizeResult) -> int:
+    """The figure that the report leads with: geometry without an engine, else what the engine allocates."""
+    return result.geometry_bytes if result.engine == "none" else result.allocated_bytes

@@ -30,10 +30,17 @@ class RequestWords:
     parallel: Parallel = field(default_factory=Parallel)
     settings: EngineSettings = field(default_factory=EngineSettings)
 
+    def for_geometry(self) -> RequestWords:
+        """The same without the settings, which plain geometry does not have."""
+        return replace(self, settings=EngineSettings())
+
 
 def build_request(model: Model, context: str | int, words: RequestWords, engine: Engine) -> SizeRequest:
     """The SizeRequest for a model and an engine. Raises UsageError, UnknownNameError or UnsupportedError."""
     context_tokens = parse_tokens(str(context), "context")
+    longest = words.settings.max_model_len
+    if longest is not None and context_tokens > longest:
+        raise UsageError(f"a context of {context_tokens} is longer than --max-model-len {longest}")
     if not 1 <= words.concurrency <= MAX_TOKENS:
         raise UsageError(f"--concurrency must be a positive number, not {words.concurrency}")
     if words.include_draft and not model.architecture.draft_layers:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from kvplan.core.geometry import PartStorage
 from kvplan.core.part import STATE_DTYPE_BYTES
 from kvplan.core.policy import describe_policy
 from kvplan.core.request import KindAllocation, SizeResult
-from kvplan.reports.size_rows import KIND_WORDS
+from kvplan.core.units import format_bytes
+from kvplan.reports.size_rows import KIND_WORDS, engine_words
 
 
 def explain_size(result: SizeResult) -> list[str]:
@@ -16,8 +18,28 @@ def explain_size(result: SizeResult) -> list[str]:
     lines = ["How this was counted", "", *_textbook(result), ""]
     for layer in result.layers:
         lines += _kind(layer)
-    lines += ["", *_total(result), *_ranks(result), *_weights(result), "", *_sources(result)]
+    lines += ["", *_total(result), *_engine(result), *_ranks(result), *_weights(result), "", *_sources(result)]
     return lines
+
+
+def explain_engines(results: Sequence[SizeResult]) -> list[str]:
+    """In words, why each engine allocates something else than geometry."""
+    lines = ["Why the engines differ", ""]
+    for result in results:
+        if result.engine == "none":
+            continue
+        difference = result.allocated_bytes - result.geometry_bytes
+        sign = "+" if difference >= 0 else "-"
+        lines.append(f"{engine_words(result)}: {sign}{format_bytes(abs(difference))}")
+        lines += [f"  {reason}" for reason in result.allocation.reasons or ("what geometry says",)]
+    return lines
+
+
+def _engine(result: SizeResult) -> list[str]:
+    if result.engine == "none":
+        return []
+    lines = [*result.allocation.explanation, *result.allocation.reasons]
+    return ["", f"{engine_words(result)}", *(f"  {line}" for line in lines), ""]
 
 
 def _textbook(result: SizeResult) -> list[str]:
@@ -105,8 +127,7 @@ def _sources(result: SizeResult) -> list[str]:
             break
     policy = result.request.choice.policy
     lines.append(f"policy    {describe_policy(policy)}: {_first_line(type(policy).__doc__)}")
-    engine = result.engine if result.engine_version is None else f"{result.engine} {result.engine_version}"
-    lines.append(f"engine    {engine} ({result.certainty})")
+    lines.append(f"engine    {engine_words(result)} ({result.certainty})")
     return lines
 
 

@@ -8,6 +8,7 @@ from kvplan.core.frozen import dataclass
 from kvplan.core.policy import describe_policy
 from kvplan.core.request import KindAllocation, SizeResult
 from kvplan.core.units import format_bytes, format_count, format_tokens
+from kvplan.planning.compare import Refusal
 
 KIND_WORDS = {
     "full_attention": "full attention",
@@ -54,7 +55,7 @@ def headline(result: SizeResult) -> str:
     if policy != "none":
         words.append(policy)
     if result.engine != "none":
-        words.append(f"{result.engine} {result.engine_version or ''}".strip())
+        words.append(engine_words(result))
     return " · ".join(words)
 
 
@@ -69,14 +70,19 @@ def summary_lines(result: SizeResult) -> list[Line]:
     lines.append(Line("textbook formula", format_bytes(result.textbook_bytes), _textbook_remark(result)))
     if result.weights_bytes is not None:
         lines.append(_weights_line(result))
-    if len(result.allocated_bytes_per_rank) > 1 or result.engine != "none":
+    if result.engine != "none":
+        lines += _engine_lines(result)
+    if len(result.allocated_bytes_per_rank) > 1:
         lines += _rank_lines(result)
     return lines
 
 
 def layer_rows(result: SizeResult) -> list[tuple[str, ...]]:
-    """One row for each kind of layer."""
-    return [_layer_row(layer) for layer in result.layers]
+    """One row for each kind of layer, and one for what belongs to none."""
+    rows = [_layer_row(layer) for layer in result.layers]
+    if result.unassigned_bytes:
+        rows.append(("padding and reserve", "", "", "", "", "", format_bytes(result.unassigned_bytes)))
+    return rows
 
 
 def comparison_columns(results: Sequence[SizeResult]) -> tuple[str, list[list[str]]]:
@@ -90,6 +96,8 @@ def comparison_columns(results: Sequence[SizeResult]) -> tuple[str, list[list[st
             shared += [cells[0]] if cells[0] != "none" else []
         else:
             columns.append([heading, *cells])
+    if any(result.engine != "none" for result in results):
+        return " · ".join(shared), columns + _engine_columns(results)
     columns.append(["cache", *(format_bytes(result.geometry_bytes) for result in results)])
     columns.append(["per token", *(format_bytes(result.bytes_per_token) for result in results)])
     columns.append(["textbook", *(format_bytes(result.textbook_bytes) for result in results)])
@@ -106,7 +114,43 @@ def _request_columns(results: Sequence[SizeResult]) -> list[tuple[str, list[str]
         ("sequences", [_sequence_words(request.concurrency) for request in requests]),
         ("KV dtype", [request.choice.kv_format.name for request in requests]),
         ("policy", [describe_policy(request.choice.policy) for request in requests]),
+        ("engine", [engine_words(result) for result in results]),
     ]
+
+
+def engine_words(result: SizeResult) -> str:
+    """The engine and its release; ``none`` is plain geometry."""
+    return f"{result.engine} {result.engine_version or ''}".strip()
+
+
+def _engine_columns(results: Sequence[SizeResult]) -> list[list[str]]:
+    """What engines allocate beside geometry, and what a given memory holds."""
+    columns = [
+        ["allocated", *(format_bytes(result.allocated_bytes) for result in results)],
+        ["to geometry", *(_allocated_ratio(result) for result in results)],
+        ["block", *(f"{block:,}" if (block := result.allocation.block_tokens) else "" for result in results)],
+    ]
+    if any(result.allocation.capacity_tokens for result in results):
+        columns.append(
+            ["holds tokens", *(f"{held:,}" if (held := r.allocation.capacity_tokens) else "" for r in results)]
+        )
+        columns.append(["at once", *(f"{most:.2f}" if (most := r.allocation.max_concurrency) else "" for r in results)])
+    columns.append(["figures", *(result.certainty for result in results)])
+    return columns
+
+
+def _allocated_ratio(result: SizeResult) -> str:
+    """``1.03x``: allocated bytes of all ranks against geometry."""
+    return f"{result.allocated_bytes / result.geometry_bytes:.2f}x" if result.geometry_bytes else ""
+
+
+def refusal_lines(refusals: Sequence[Refusal]) -> list[str]:
+    """One line for each engine that cannot do what is asked."""
+    return [f"not {refusal.engine}: {refusal.message}" + _hint(refusal.hint) for refusal in refusals]
+
+
+def _hint(hint: str | None) -> str:
+    return f" ({hint})" if hint else ""
 
 
 def _sequence_words(concurrency: int) -> str:
@@ -148,6 +192,22 @@ def _weights_line(result: SizeResult) -> Line:
 
 def _percent(ratio: float) -> str:
     return f"{ratio:.0%}" if ratio >= 0.1 or not ratio else f"{ratio:.2%}"
+
+
+def _engine_lines(result: SizeResult) -> list[Line]:
+    allocation = result.allocation
+    words = [f"{ratio} geometry"] if (ratio := _allocated_ratio(result)) else []
+    if result.blocks_per_sequence and allocation.block_tokens:
+        words.append(f"{result.blocks_per_sequence:,} blocks of {allocation.block_tokens:,} tokens a request")
+    if result.certainty == "estimate":
+        words.append("an estimate")
+    lines = [Line(f"{result.engine} allocates", format_bytes(result.allocated_bytes), ", ".join(words))]
+    if allocation.capacity_tokens is not None:
+        longest = result.request.settings.max_model_len or result.request.context_tokens
+        held = f"tokens: {allocation.max_concurrency or 0:.2f} requests of {format_tokens(longest)} at once"
+        memory = format_bytes(result.request.settings.kv_memory_bytes or 0)
+        lines.append(Line(f"{memory} hold", f"{allocation.capacity_tokens:,}", held))
+    return lines
 
 
 def _rank_lines(result: SizeResult) -> list[Line]:

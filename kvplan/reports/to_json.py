@@ -9,6 +9,7 @@ from kvplan import __version__
 from kvplan.core.errors import KvplanError
 from kvplan.core.policy import describe_policy
 from kvplan.core.request import KindAllocation, SizeResult
+from kvplan.planning.compare import Refusal
 
 SCHEMA = 1
 
@@ -50,6 +51,8 @@ def size_fields(result: SizeResult) -> dict[str, Any]:
         "num_blocks": result.allocation.num_blocks,
         "capacity_tokens": result.allocation.capacity_tokens,
         "max_concurrency": result.allocation.max_concurrency,
+        "engine_log_line": result.allocation.log_line,
+        "unassigned_bytes": result.unassigned_bytes,
         "weights_bytes": result.weights_bytes,
         "weight_format": result.weight_format,
         "weights_certainty": result.weights_certainty,
@@ -59,6 +62,17 @@ def size_fields(result: SizeResult) -> dict[str, Any]:
         "stage_layers": list(result.stage_layers),
         "certainty": result.certainty,
         "layers": [_layer_fields(layer) for layer in result.layers],
+    }
+
+
+def refusal_fields(refusal: Refusal) -> dict[str, Any]:
+    """An engine that cannot do what is asked."""
+    return {
+        "model": refusal.model,
+        "engine": refusal.engine,
+        "engine_version": refusal.version,
+        "message": refusal.message,
+        "hint": refusal.hint,
     }
 
 
@@ -80,6 +94,9 @@ def _request_fields(result: SizeResult) -> dict[str, Any]:
         "mtp": request.include_draft,
         "max_num_batched_tokens": result.allocation.max_num_batched_tokens,
         "block_tokens": result.allocation.block_tokens,
+        "max_model_len": request.settings.max_model_len or request.context_tokens,
+        "kv_memory_bytes": request.settings.kv_memory_bytes,
+        "accelerator": request.settings.accelerator.name if request.settings.accelerator else None,
     }
 
 

@@ -11,12 +11,14 @@ from rich.text import Text
 
 from kvplan.core.request import SizeResult
 from kvplan.core.units import format_bytes
+from kvplan.planning.compare import EngineComparison
 from kvplan.planning.next_steps import NextStep
 from kvplan.reports.size_rows import (
     LAYER_HEADER,
     comparison_columns,
     headline,
     layer_rows,
+    refusal_lines,
     summary_lines,
 )
 
@@ -34,19 +36,26 @@ def print_size(result: SizeResult, steps: Sequence[NextStep], console: Console) 
     console.print(_summary_table(result))
     console.print()
     console.print(grid(LAYER_HEADER, layer_rows(result), left_columns=1))
+    if result.allocation.log_line:
+        console.print()
+        console.print(Text(f"The engine will log: {result.allocation.log_line}", style="dim"))
     if steps:
-        tried = ", ".join(f"{format_bytes(step.geometry_bytes)} {step.words} ({step.option})" for step in steps)
+        tried = ", ".join(f"{format_bytes(step.cache_bytes)} {step.words} ({step.option})" for step in steps)
         console.print()
         console.print(Text(f"Smaller: {tried}", style="dim"))
 
 
-def print_comparison(results: Sequence[SizeResult], console: Console) -> None:
-    """Several requests side by side."""
-    shared, columns = comparison_columns(results)
+def print_comparison(answer: EngineComparison, console: Console) -> None:
+    """Several requests side by side, and the engines that cannot do what is asked."""
+    shared, columns = comparison_columns(answer.results)
     header, *rows = zip(*columns)
     console.print(Text(shared, style="bold"))
     console.print()
     console.print(grid(header, rows, left_columns=1))
+    if answer.refusals:
+        console.print()
+        for line in refusal_lines(answer.refusals):
+            console.print(Text(line, style="dim"))
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left_columns: int) -> Table:

@@ -21,11 +21,12 @@ RESULT = {
     "allocated_bytes_per_rank", "allocated_bytes_per_sequence", "bytes_per_token", "fixed_bytes_per_sequence",
     "window_tokens", "bytes_per_block", "blocks_per_sequence", "num_blocks", "capacity_tokens", "max_concurrency",
     "weights_bytes", "weight_format", "weights_certainty", "kv_share_ratio", "nominal_saving_ratio", "saving_ratio",
-    "stage_layers", "certainty", "layers",
+    "stage_layers", "certainty", "layers", "engine_log_line", "unassigned_bytes",
 }  # fmt: skip
 REQUEST = {
     "context_tokens", "concurrency", "encoder_tokens", "kv_cache_dtype", "policy", "engine", "engine_version", "tp",
-    "pp", "dp", "dcp", "mtp", "max_num_batched_tokens", "block_tokens",
+    "pp", "dp", "dcp", "mtp", "max_num_batched_tokens", "block_tokens", "max_model_len", "kv_memory_bytes",
+    "accelerator",
 }  # fmt: skip
 LAYER = {
     "kind", "count", "num_kv_heads", "head_dim", "v_head_dim", "window_tokens", "cache_format", "resident_tokens",
