@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kvplan import __version__
+from kvplan.cli.accelerators import list_accelerators, show_accelerator
 from kvplan.cli.models import check, import_model, list_models, show
 from kvplan.cli.options import Option
 from kvplan.cli.size import size
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+accelerators = typer.Typer(help="List and show the accelerators that kvplan knows.", no_args_is_help=True)
 models = typer.Typer(help="List, show, import and check model specs.", no_args_is_help=True)
 
 
@@ -65,3 +67,6 @@ app.command("size")(with_typer_options(size))
 app.add_typer(models, name="models")
 for name, command in (("list", list_models), ("show", show), ("import", import_model), ("check", check)):
     models.command(name)(with_typer_options(command))
+app.add_typer(accelerators, name="accelerators")
+accelerators.command("list")(with_typer_options(list_accelerators))
+accelerators.command("show")(with_typer_options(show_accelerator))

@@ -45,6 +45,7 @@ def _count(text: str | None, what: str) -> int | None:
 def _accelerator(name: str | None) -> Accelerator | None:
     if name is None:
         return None
-    from kvplan.specs.accelerator import load_accelerator  # reads YAML: only where a device is named
+    from kvplan.specs.accelerator import parse_accelerator  # reads YAML: only where a device is named
 
-    return load_accelerator(name)
+    accelerator, _ = parse_accelerator(name)
+    return accelerator

@@ -16,30 +16,30 @@ MAX_NESTING = 20
 """A spec is four deep."""
 
 
-def load_yaml_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises FileError."""
+def load_yaml_file(path: Path, what: str = "a model spec") -> dict[str, Any]:
+    """The mapping in a YAML file that should be ``what``. Raises FileError."""
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise FileError(f"{path}: too large to be a model spec")
+            raise FileError(f"{path}: too large to be {what}")
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise FileError(f"{path}: is not UTF-8 text") from None
-    return load_yaml(text, str(path))
+    return load_yaml(text, str(path), what)
 
 
-def load_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in a YAML text. Raises FileError with the line at fault."""
+def load_yaml(text: str, source: str, what: str = "a model spec") -> dict[str, Any]:
+    """The mapping in a YAML text that should be ``what``. Raises FileError with the line at fault."""
     try:
-        _check_events(text, source)
+        _check_events(text, source, what)
         values = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise FileError(f"{source}: is not valid YAML ({_reason(error)})") from None
     except (ValueError, RecursionError) as error:  # impossible dates, numbers of thousands of digits
         raise FileError(f"{source}: is not valid YAML ({type(error).__name__})") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise FileError(f"{source}: is not a model spec (a mapping of names is expected)")
+        raise FileError(f"{source}: is not {what} (a mapping of names is expected)")
     return values
 
 
@@ -65,15 +65,15 @@ def _construct_mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
-def _check_events(text: str, source: str) -> None:
+def _check_events(text: str, source: str, what: str) -> None:
     """Refuse anchors, tags and deep nesting by the parser's flat stream of events: the step after it recurses in C."""
     depth = 0
     for event in yaml.parse(text, Loader=_SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING:
-            raise FileError(f"{source}: is nested too deeply to be a model spec")
+            raise FileError(f"{source}: is nested too deeply to be {what}")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            raise FileError(f"{source}: has an anchor or a tag, but a spec is plain values")
+            raise FileError(f"{source}: has an anchor or a tag, but {what} is plain values")
 
 
 def _reason(error: yaml.YAMLError) -> str:

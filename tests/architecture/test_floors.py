@@ -14,6 +14,7 @@ ROOT = Path(kvplan.__file__).parent
 
 FLOORS: dict[str, set[str]] = {
     "core": set(),
+    "accelerators": set(),
     "families": {"core"},
     "formats": {"core"},
     "policies": {"core"},
