@@ -59,7 +59,9 @@ class ModelFacts:
     """What engines know of a model besides its layers.
 
     ``family`` is the architecture family (``kvplan/families``), ``dtype`` the 16-bit compute dtype,
-    ``kv_scheme`` the cache format that the checkpoint itself asks for (``fp8_e4m3``, ``nvfp4``), if any.
+    ``kv_scheme`` the cache format that the checkpoint itself asks for (``fp8_e4m3``, ``nvfp4``), if any, and
+    ``kv_scheme_method`` the quantization method that states it (``modelopt``, ``compressed-tensors``): SGLang follows
+    ModelOpt alone, and so does vLLM for latent attention.
     """
 
     family: str
@@ -68,6 +70,8 @@ class ModelFacts:
     hidden_size: int
     max_context_tokens: int | None = None
     kv_scheme: str | None = None
+    kv_scheme_method: str | None = None
+    num_encoder_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

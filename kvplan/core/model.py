@@ -61,6 +61,7 @@ class Architecture:
     ``max_context_tokens``  the longest context the model is made for; None where the config does not say
     ``draft_layers``        multi-token-prediction layers, counted on request only
     ``encoder_tokens``      encoder length of cross-attention when the model fixes it (Whisper: 1500)
+    ``num_encoder_layers``  depth of the encoder, where an engine's cache depends on it (T5 in llama.cpp)
     ``notes``               assumptions a reader must know, such as a class default taken for a missing key
     """
 
@@ -70,6 +71,7 @@ class Architecture:
     max_context_tokens: int | None
     draft_layers: tuple[Layer, ...] = ()
     encoder_tokens: int | None = None
+    num_encoder_layers: int | None = None
     parameters: Parameters | None = None
     notes: tuple[str, ...] = ()
 
@@ -93,7 +95,8 @@ class Model:
     """A named model: its architecture, its 16-bit compute dtype (``bf16`` or ``fp16``), and where it was read.
 
     ``kv_scheme`` is the cache format that the checkpoint's quantization asks for (``fp8_e4m3``, ``nvfp4``): engines
-    follow it when the cache dtype is ``auto``.
+    follow it when the cache dtype is ``auto``, if they know the ``kv_scheme_method`` that states it (``modelopt``,
+    ``compressed-tensors``).
     """
 
     name: str
@@ -103,6 +106,7 @@ class Model:
     architecture: Architecture
     weights: WeightsOnDisk = field(default_factory=WeightsOnDisk)
     kv_scheme: str | None = None
+    kv_scheme_method: str | None = None
     aliases: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
 

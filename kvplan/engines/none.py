@@ -33,7 +33,17 @@ class NoEngine:
         """Each rank holds its heads (at least one), its share of the tokens under ``dcp``, and its state."""
         if flags := given_flags(request.settings):
             raise UsageError(f"{flags[0]} says nothing without an engine", "add --engine vllm, for example")
-        return Allocation(stages=tuple(_allocate_rank(stage, request) for stage in request.stages))
+        stages = tuple(_allocate_rank(stage, request) for stage in request.stages)
+        return Allocation(stages=stages, notes=_scheme_notes(request))
+
+
+def _scheme_notes(request: EngineRequest) -> tuple[str, ...]:
+    """That engines would store less than 16 bits, where the checkpoint asks for it and the request does not."""
+    scheme = request.facts.kv_scheme
+    kv_format = request.choice.kv_format
+    if scheme is None or not kv_format.key == kv_format.value == kv_format.native:
+        return ()
+    return (f"the checkpoint asks for a cache in {scheme}, which most engines follow (--kv-dtype {scheme})",)
 
 
 def _allocate_rank(stage: Stage, request: EngineRequest) -> RankAllocation:

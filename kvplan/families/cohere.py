@@ -1,7 +1,9 @@
 """Cohere: Command R and Aya (full attention), Command R7B and Command A (three sliding layers, then a full one).
 
 One LayerNorm without bias per layer feeds attention and feed-forward alike; the output head is tied. Shapes and
-defaults: transformers 5.23 ``models/cohere`` and ``models/cohere2``.
+defaults: transformers 5.23 ``models/cohere`` and ``models/cohere2``. Command R states its length of 131072 as
+``model_max_length``, which goes before ``max_position_embeddings`` (8192), as in vLLM 0.32
+(``transformers_utils/model_arch_config_convertor.py``).
 """
 
 from __future__ import annotations
@@ -40,7 +42,14 @@ def _read(config: ConfigReader) -> Architecture:
         windows,
         norms=shape.hidden_size + head_norms,
     )
-    return decoder(config, blocks, hidden_size=shape.hidden_size, num_heads=shape.num_heads, tied=True)
+    return decoder(
+        config,
+        blocks,
+        hidden_size=shape.hidden_size,
+        num_heads=shape.num_heads,
+        tied=True,
+        context_keys=("model_max_length", "max_position_embeddings"),
+    )
 
 
 FAMILY = Family(

@@ -48,6 +48,7 @@ def _read(config: ConfigReader) -> Architecture:
         hidden_size=shape.hidden_size,
         num_heads=shape.num_heads,
         max_context_tokens=config.optional_integer("n_positions"),
+        num_encoder_layers=shape.encoder_layers,
         parameters=_parameters(config, shape),
     )
 

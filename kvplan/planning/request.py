@@ -82,6 +82,8 @@ def model_facts(model: Model) -> ModelFacts:
         hidden_size=architecture.hidden_size,
         max_context_tokens=architecture.max_context_tokens,
         kv_scheme=model.kv_scheme,
+        kv_scheme_method=model.kv_scheme_method,
+        num_encoder_layers=architecture.num_encoder_layers,
     )
 
 

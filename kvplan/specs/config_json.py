@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.errors import SpecError, UnknownArchitectureError
+from kvplan.core.errors import FileError, SpecError, UnknownArchitectureError
 from kvplan.core.family import Family
+from kvplan.core.kv_scheme import kv_scheme_of
 from kvplan.core.model import Architecture, Model, WeightsOnDisk
 from kvplan.core.quantization_config import weight_format_of
 from kvplan.families import all_families
@@ -18,6 +19,8 @@ from kvplan.specs.neutral_keys import NEUTRAL_KEYS, looks_structural
 
 MAX_CONFIG_BYTES = 16 * 1024**2
 """Real configs are below 100 KB; anything above this is not one."""
+
+QUANTIZATION_FILE = "hf_quant_config.json"
 
 PLAIN_DECODER = "llama"
 """The family that may read an architecture nobody claims, if it understands every key."""
@@ -28,35 +31,62 @@ def load_config(path: Path) -> dict[str, Any]:
     return load_json_object(path, "a model config", MAX_CONFIG_BYTES)
 
 
+def load_checkpoint_config(path: Path) -> dict[str, Any]:
+    """The mapping in a config file, completed by the ``hf_quant_config.json`` beside a ``config.json``.
+
+    ModelOpt up to 0.29 wrote its quantization there; engines read it only where the config has none (vLLM 0.32
+    ``transformers_utils/config.py``). Raises FileError when the config is no JSON object.
+    """
+    values = load_config(path)
+    beside = path.with_name(QUANTIZATION_FILE)
+    if path.name != "config.json" or values.get("quantization_config") is not None or not beside.is_file():
+        return values
+    try:
+        stated = load_json_object(beside, "a quantization config", MAX_CONFIG_BYTES)
+    except FileError:  # the model is sound without it: the note on the method says what is missing
+        stated = {"quant_method": f"{QUANTIZATION_FILE} is malformed"}
+    return {**values, "quantization_config": {"quant_method": "modelopt", **stated}}
+
+
 def read_config(values: Mapping[str, Any], source: str, name: str) -> Model:
     """The Model of a config. Raises SpecError, MissingKeyError or UnknownArchitectureError with the key at fault."""
     reader = ConfigReader(values, source, resolve=_read_nested)
     family, architecture = _read(reader)
-    weight_format, weight_notes = _weight_format(values)
+    quantization, expert_dtype = _quantization(values)
+    weight_format, weight_notes = _weight_format(quantization, expert_dtype)
+    scheme = kv_scheme_of(quantization)
     dtype, dtype_notes = _compute_dtype(values)
-    notes = tuple(dict.fromkeys((*architecture.notes, *reader.notes, *weight_notes, *dtype_notes)))
+    notes = (*architecture.notes, *reader.notes, *weight_notes, *scheme.notes, *dtype_notes)
     return Model(
         name=name,
         source=source,
         family=family.name,
         dtype=dtype,
-        architecture=replace(architecture, notes=notes),
+        architecture=replace(architecture, notes=tuple(dict.fromkeys(notes))),
         weights=WeightsOnDisk(weight_format=weight_format),
+        kv_scheme=scheme.cache_format,
+        kv_scheme_method=scheme.method,
     )
 
 
-def _weight_format(values: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+def _quantization(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+    """The ``quantization_config``, empty where there is none, and the ``expert_dtype`` beside it."""
     for mapping in (values, values.get("text_config"), values.get("llm_config")):
         if not isinstance(mapping, Mapping):
             continue
-        scheme = mapping.get("quantization_config") or mapping.get("compression_config")
-        if isinstance(scheme, Mapping):
+        stated = mapping.get("quantization_config") or mapping.get("compression_config")
+        if isinstance(stated, Mapping):
             expert_dtype = mapping.get("expert_dtype")
-            name = weight_format_of(scheme, expert_dtype if isinstance(expert_dtype, str) else None)
-            method = str(scheme.get("quant_method") or "unnamed")[:40]
-            unknown = f"the weights' quantization ({method}) is not known: they are counted in 16 bits (--weights)"
-            return name, () if name else (unknown,)
-    return None, ()
+            return stated, expert_dtype if isinstance(expert_dtype, str) else None
+    return {}, None
+
+
+def _weight_format(quantization: Mapping[str, Any], expert_dtype: str | None) -> tuple[str | None, tuple[str, ...]]:
+    name = weight_format_of(quantization, expert_dtype)
+    if name is not None or not quantization:
+        return name, ()
+    method = str(quantization.get("quant_method") or "unnamed")[:40]
+    return None, (f"the weights' quantization ({method}) is not known: they are counted in 16 bits (--weights)",)
 
 
 def _compute_dtype(values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -22,7 +22,7 @@ def read_hub(repo_id: str) -> Model:
     line, where the network or the access is missing.
     """
     from kvplan.specs.catalogue import catalogue_names
-    from kvplan.specs.config_json import load_config, read_config
+    from kvplan.specs.config_json import QUANTIZATION_FILE, load_checkpoint_config, read_config
 
     try:
         import huggingface_hub as hub
@@ -31,13 +31,16 @@ def read_hub(repo_id: str) -> Model:
         error.hint = f"{error.hint}; to fetch it from the Hub, install the extra: pip install '.[hub]' in a checkout"
         raise error from None
     try:
-        revision = hub.HfApi().model_info(repo_id, timeout=TIMEOUT_SECONDS).sha
+        info = hub.HfApi().model_info(repo_id, timeout=TIMEOUT_SECONDS)
+        revision = info.sha
         path = Path(hub.hf_hub_download(repo_id, "config.json", revision=revision, etag_timeout=TIMEOUT_SECONDS))
+        if any(file.rfilename == QUANTIZATION_FILE for file in info.siblings or ()):  # lands beside the config
+            hub.hf_hub_download(repo_id, QUANTIZATION_FILE, revision=revision, etag_timeout=TIMEOUT_SECONDS)
     except Exception as error:  # the client raises its own, its HTTP library's and the system's errors
         return _read_cached(hub, repo_id, error)
     url = f"https://huggingface.co/{repo_id}"
     provenance = {"url": url, "revision": revision} if revision else {"url": url}
-    model = replace(read_config(load_config(path), url, repo_id), provenance=provenance)
+    model = replace(read_config(load_checkpoint_config(path), url, repo_id), provenance=provenance)
     weights = _fetch_weights(hub, repo_id)
     if weights is None:
         note = "the weights are not counted: the Hub gave no safetensors headers"

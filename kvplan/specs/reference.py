@@ -106,9 +106,9 @@ def _note_mismatch(model: Model) -> Model:
 
 
 def _read_config(path: Path) -> Model:
-    from kvplan.specs.config_json import load_config, read_config
+    from kvplan.specs.config_json import load_checkpoint_config, read_config
 
-    values = load_config(path)
+    values = load_checkpoint_config(path)
     if not _CONFIG_MARKS & values.keys():
         raise FileError(f"{path}: is not a model config (it has no model_type and no layer count)")
     return read_config(values, str(path), _model_name(path))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from kvplan.core.errors import near_hint
 from kvplan.core.kinds import KINDS
+from kvplan.core.kv_scheme import SCHEME_FORMATS, SCHEME_METHODS
 from kvplan.core.model import Parameters
 from kvplan.specs.simple_spec import is_simple, simple_problems
 from kvplan.specs.spec_yaml import MAX_LAYERS, build_kind
@@ -82,6 +83,8 @@ class Common(BaseModel):
     aliases: list[Text] = []
     family: Text = "spec"
     dtype: Literal["bf16", "fp16"] = "bf16"
+    kv_scheme: Literal[SCHEME_FORMATS] | None = None  # type: ignore[valid-type]
+    kv_scheme_method: Literal[SCHEME_METHODS] | None = None  # type: ignore[valid-type]
     max_context_tokens: Size | None = None
     num_layers: Depth
     hidden_size: Size
@@ -96,6 +99,7 @@ class Spec(Common):
     source: Origin
     num_heads: Size | None = None
     encoder_tokens: Size | None = None
+    num_encoder_layers: Depth | None = None
     kinds: dict[str, dict[str, Any]]
     layers: Annotated[list[Group], Field(min_length=1)]
     draft_layers: list[Group] = []
@@ -130,6 +134,11 @@ def check_spec(mapping: Mapping[str, Any]) -> list[str]:
         problems += _kind_problems(name, fields)
     problems += _source_problems(mapping.get("source"))
     return problems
+
+
+def field_problems(model: type[BaseModel], mapping: Mapping[str, Any]) -> list[str]:
+    """Every problem of a mapping that a flat model describes, each with its path."""
+    return _problems(model, mapping, "")
 
 
 @cache

@@ -50,7 +50,7 @@ def write_spec(
     kinds = _name_kinds([*architecture.layers, *architecture.draft_layers])
     names = {repr(kind): name for name, kind in kinds.items()}
     lines = [*_head(model), *_source(model, date, url)]
-    sizes = ("max_context_tokens", "hidden_size", "num_heads", "encoder_tokens")
+    sizes = ("max_context_tokens", "hidden_size", "num_heads", "encoder_tokens", "num_encoder_layers")
     lines += [f"{key}: {getattr(architecture, key)}" for key in sizes if getattr(architecture, key) is not None]
     lines += ["", "kinds:"]
     lines += [f"  {name}: {_flow_kind(kind)}" for name, kind in kinds.items()]
@@ -106,7 +106,9 @@ def _head(model: Model) -> list[str]:
     lines = [f"name: {_scalar(model.name)}"]
     if model.aliases:
         lines.append(_flow("aliases: ", [_scalar(alias) for alias in model.aliases], "[]"))
-    return [*lines, f"family: {_scalar(model.family)}", f"dtype: {model.dtype}"]
+    lines += [f"family: {_scalar(model.family)}", f"dtype: {model.dtype}"]
+    schemes = ("kv_scheme", "kv_scheme_method")
+    return lines + [f"{key}: {getattr(model, key)}" for key in schemes if getattr(model, key) is not None]
 
 
 def _source(model: Model, date: str | None, url: str | None) -> list[str]:

@@ -52,6 +52,8 @@ def contradictions(mapping: Mapping[str, Any]) -> list[str]:
     problems: list[str] = []
     if not is_simple(mapping):
         problems += _layer_contradictions(mapping)
+    if mapping.get("kv_scheme_method") is not None and mapping.get("kv_scheme") is None:
+        problems.append("kv_scheme: is missing (kv_scheme_method belongs to it)")
     parameters = mapping.get("parameters")
     if isinstance(parameters, Mapping):
         parts = [as_count(parameters.get(name, 0)) for name in PARAMETER_PARTS]
@@ -118,6 +120,8 @@ def _build(mapping: Mapping[str, Any], source: str) -> Model:
             exact_bytes=weights.get("bytes"),
             exact_parameters=weights.get("parameters"),
         ),
+        kv_scheme=mapping.get("kv_scheme"),
+        kv_scheme_method=mapping.get("kv_scheme_method"),
         aliases=tuple(mapping.get("aliases", ())),
         provenance=origin,
     )
@@ -133,6 +137,7 @@ def _architecture(mapping: Mapping[str, Any], notes: tuple[str, ...]) -> Archite
         max_context_tokens=mapping.get("max_context_tokens"),
         draft_layers=_layers(mapping.get("draft_layers", []), kinds),
         encoder_tokens=mapping.get("encoder_tokens"),
+        num_encoder_layers=mapping.get("num_encoder_layers"),
         parameters=None if parameters is None else _parameters(parameters),
         notes=notes,
     )

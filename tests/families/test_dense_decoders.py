@@ -123,3 +123,12 @@ def test_the_key_without_which_nothing_is_known_is_named_when_it_is_missing(
     absent: dict[str, Any] = dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers"), ...)
     with pytest.raises(MissingKeyError, match=r"num_hidden_layers|num_layers"):
         read_asset(name, **absent)
+
+
+@pytest.mark.parametrize(("stated", "longest"), [({"model_max_length": 131072}, 131072), ({}, 8192)])
+def test_command_r_is_as_long_as_its_model_max_length(
+    read_asset: Callable[..., Architecture], stated: dict[str, int], longest: int
+) -> None:
+    # c4ai-command-r-v01 states max_position_embeddings 8192 besides; vLLM 0.32 derives max_model_len 131072
+    changes = {"model_max_length": ..., "max_position_embeddings": 8192, **stated}
+    assert read_asset("CohereLabs__aya-23-8B", **changes).max_context_tokens == longest

@@ -131,7 +131,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, info: Any, config: Path | None = N
 
 
 def found(*_: object, **__: object) -> SimpleNamespace:
-    return SimpleNamespace(sha="abc")
+    return SimpleNamespace(sha="abc", siblings=None)
 
 
 def offline(*_: object, **__: object) -> SimpleNamespace:
