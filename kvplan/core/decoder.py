@@ -6,7 +6,7 @@ to ``decoder``. A router's load-balancing bias counts only where the model's own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kvplan.core.config_reader import ConfigReader
@@ -101,10 +101,24 @@ def decoder(
         layers=tuple(block.layer for block in blocks),
         hidden_size=hidden_size,
         num_heads=num_heads,
-        max_context_tokens=config.optional_integer(*context_keys),
+        max_context_tokens=longest_context(config, *context_keys),
         draft_layers=tuple(block.layer for block in draft),
         parameters=with_active(counts, sum(feed.idle for feed in feeds)),
     )
+
+
+def longest_context(config: ConfigReader, *keys: str) -> int | None:
+    """The length that a config states, stretched by dynamic NTK scaling of its rotary embedding.
+
+    Other scalings (YaRN, Llama 3's) state the stretched length themselves: vLLM 0.32 ``config/model.py:2595``.
+    """
+    length, scaling = config.optional_integer(*keys), config.value("rope_scaling")
+    if length is None or not isinstance(scaling, Mapping):
+        return length
+    factor = scaling.get("factor")
+    if scaling.get("rope_type", scaling.get("type")) != "dynamic" or not isinstance(factor, (int, float)):
+        return length
+    return int(length * factor) if 1 < factor < 1000 else length
 
 
 def with_active(counts: Parameters, idle: int) -> Parameters:

@@ -7,7 +7,7 @@ import pytest
 from kvplan.core.attention import FullAttention
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, linear
-from kvplan.core.decoder import Block, FeedForward, decoder, read_attention_shape, read_defaulted
+from kvplan.core.decoder import Block, FeedForward, decoder, longest_context, read_attention_shape, read_defaulted
 from kvplan.core.errors import SpecError
 from kvplan.core.kv_sharing import query_and_output, shared_sources
 
@@ -29,6 +29,23 @@ def test_a_decoder_is_the_sum_of_its_blocks_embedding_head_and_last_norm() -> No
     assert parameters.total == 3 * BLOCK.total + 2 * 1000 * 16 + 16
     assert parameters.active == parameters.total - 3 * 60
     assert architecture.layers == ((KIND,),) * 3
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        (None, 32768),
+        ({"rope_type": "dynamic", "factor": 2.0}, 65536),  # InternVL3; vLLM 0.32 starts it for 65536
+        ({"type": "dynamic", "factor": 1.0, "alpha": 1000.0}, 32768),  # Hunyuan
+        ({"rope_type": "yarn", "factor": 32.0}, 32768),
+        ({"rope_type": "linear", "factor": 8.0}, 32768),  # Gemma 3
+        ({"rope_type": "dynamic", "factor": "two"}, 32768),
+        ("dynamic", 32768),
+    ],
+)
+def test_dynamic_scaling_stretches_the_stated_length(scaling: object, longest: int) -> None:
+    assert longest_context(config(length=32768, rope_scaling=scaling), "length") == longest
+    assert longest_context(config(rope_scaling=scaling), "length") is None
 
 
 def test_a_tied_head_counts_once_and_a_stated_flag_wins_over_the_class() -> None:

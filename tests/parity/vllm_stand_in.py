@@ -121,6 +121,10 @@ def _platform_class(capability: tuple[int, int]) -> type[Any]:
             return 64
 
         @classmethod
+        def get_cuda_runtime_major(cls) -> int:
+            return 13
+
+        @classmethod
         def num_compute_units(cls, device_id: int = 0) -> int:
             return 132
 
@@ -207,6 +211,13 @@ def _missing_kernels_exist() -> None:
     namespace_class.__getattr__ = getattr_or_mock
 
 
+def _sizes_of_kernel_buffers() -> None:
+    """What FlashInfer answers about scratch buffers that vLLM makes with each layer: a number, of any size."""
+    import flashinfer.utils
+
+    flashinfer.utils.get_trtllm_gen_multi_ctas_kv_counter_bytes = lambda *args: 4
+
+
 def _no_device_calls() -> None:
     import torch
 
@@ -263,6 +274,7 @@ def install(capability: tuple[int, int], *, flashinfer: bool) -> None:
         sys.meta_path.insert(0, MockFinder("torchvision"))
     if flashinfer:
         sys.meta_path.insert(0, MockFinder("flashinfer"))
+        _sizes_of_kernel_buffers()
         os.environ["VLLM_HAS_FLASHINFER_CUBIN"] = "1"
     import vllm.platforms as platforms
 
