@@ -128,6 +128,12 @@ def comparable(lines: list[str]) -> list[str]:
     return sorted(line for line in lines if ",   0 layers" not in line)
 
 
+def is_known_difference(row: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Without flash attention llama.cpp lets the blocks of a quantized key run over several heads of 80."""
+    options = run["options"]
+    return row["name"] == "stablelm-3b" and options["type_k"] == "q8_0" and options.get("flash_attention") == "off"
+
+
 def run_name(case: Any) -> str:
     return case["name"] if "name" in case else "-".join(map(str, case["options"].values()))
 
@@ -139,7 +145,9 @@ def test_the_skeletons_cover_the_cache_types_and_layouts() -> None:
     assert sum("lines" in run for _, run in RUNS) >= 200
 
 
-@pytest.mark.parametrize(("row", "run"), [case for case in RUNS if "lines" in case[1]], ids=run_name)
+@pytest.mark.parametrize(
+    ("row", "run"), [case for case in RUNS if "lines" in case[1] and not is_known_difference(*case)], ids=run_name
+)
 def test_the_log_is_predicted_word_for_word(row: dict[str, Any], run: dict[str, Any]) -> None:
     assert comparable(predicted_lines(row, run["options"])) == comparable(run["lines"])
 
@@ -148,3 +156,10 @@ def test_the_log_is_predicted_word_for_word(row: dict[str, Any], run: dict[str, 
 def test_a_context_that_llamacpp_does_not_make_is_refused(row: dict[str, Any], run: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="llama.cpp"):
         predicted_lines(row, run["options"])
+
+
+def test_keys_whose_blocks_run_over_heads_are_refused_though_llamacpp_makes_them() -> None:
+    (case,) = [case for case in RUNS if is_known_difference(*case)]
+    assert "lines" in case[1]
+    with pytest.raises(UnsupportedError, match="does not divide a key row of 80"):
+        predicted_lines(case[0], case[1]["options"])

@@ -144,7 +144,11 @@ _DENSE = [
         [[_full(8, 128)]] * 3,
         draft_layers=[[_full(8, 128)]],
         options=(options(3000, 2, "f16", draft=True), options(3000, 2, "f16", draft=True, unified=True)),
-        optional_tensors=("blk.0.attn_norm.weight", "blk.3.nextn.eh_proj.weight", "blk.3.nextn.shared_head_norm.weight"),
+        optional_tensors=(
+            "blk.0.attn_norm.weight",
+            "blk.3.nextn.eh_proj.weight",
+            "blk.3.nextn.shared_head_norm.weight",
+        ),
     ),
 ]
 _WINDOWED = [

@@ -81,7 +81,7 @@ def measure(values: Mapping[str, Any], prompt_tokens: int, encoder_tokens: int =
         measured.prompt, measured.cross = _self_and_cross(cache)
         measured.prompt_storage = storage_bytes(cache)
         measured.modules = _module_bytes(model)
-        cache = _run(model, 1, encoder_tokens, cache, past_tokens=prompt_tokens)
+        cache = _run(model, 1, encoder_tokens, cache)
         measured.decoded, _ = _self_and_cross(cache)
         measured.decoded_storage = storage_bytes(cache)
         static = _new_cache(model, static_tokens, encoder_tokens) if static_tokens else None
@@ -105,7 +105,7 @@ def _new_cache(model: Any, static_tokens: int, encoder_tokens: int) -> Any:
     return one(static_tokens)
 
 
-def _run(model: Any, tokens: int, encoder_tokens: int, cache: Any, past_tokens: int = 0) -> Any:
+def _run(model: Any, tokens: int, encoder_tokens: int, cache: Any) -> Any:
     """One forward pass; the cache that it filled."""
     name = "cache_params" if "mamba" in type(model).__name__.lower() else "past_key_values"
     arguments: dict[str, Any] = {"input_ids": torch.zeros(1, tokens, dtype=torch.long, device="meta")}

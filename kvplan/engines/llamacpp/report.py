@@ -53,9 +53,7 @@ def _read_cache(name: str, entries: list[tuple[Placed, list[Tensor]]]) -> Cache:
             types[tensor.side] = _TYPE_NAMES.get(tensor.format_name, tensor.format_name)
     first = entries[0][1][0]
     layers = sum(placed.count for placed, _ in entries)
-    return Cache(
-        name=name, cells=first.cells, streams=first.streams, layers=layers, side_bytes=sizes, side_types=types
-    )
+    return Cache(name=name, cells=first.cells, streams=first.streams, layers=layers, side_bytes=sizes, side_types=types)
 
 
 def log_lines(caches: Iterable[Cache], slots: Slots, request: EngineRequest) -> tuple[str, ...]:
@@ -111,9 +109,7 @@ def _explain_cells(slots: Slots) -> str:
 
 
 def _has_windows(devices: Iterable[Device], slots: Slots) -> bool:
-    return any(
-        tensor.cache == WINDOW for device in devices for placed in device for tensor in placed.tensors(slots)
-    )
+    return any(tensor.cache == WINDOW for device in devices for placed in device for tensor in placed.tensors(slots))
 
 
 def _explain_windows(devices: Iterable[Device], slots: Slots) -> str:
