@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from kvplan.core.attention_layout import equal_blocks
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape, plain_mlp
-from kvplan.core.decoder import Block, FeedForward
+from kvplan.core.counting import AttentionShape
+from kvplan.core.decoder import Block, FeedForward, plain_feed_forward
 
 HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
@@ -42,7 +42,7 @@ def read_classic_shape(
 
 def read_plain_mlp(config: ConfigReader, hidden_size: int, bias: bool = True) -> FeedForward:
     """Up and down projections; an absent or null width means four times the hidden size, as in GPT-2."""
-    return FeedForward(mlp=plain_mlp(hidden_size, config.integer(*INNER, default=4 * hidden_size), bias))
+    return plain_feed_forward(hidden_size, config.integer(*INNER, default=4 * hidden_size), bias)
 
 
 def classic_blocks(

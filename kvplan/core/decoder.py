@@ -9,21 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from kvplan.core.attention import IndexKeys, Latent
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape, gated_mlp, linear
+from kvplan.core.counting import AttentionShape, gated_mlp, linear, plain_mlp
 from kvplan.core.frozen import dataclass
 from kvplan.core.mixture import MixtureShape, read_sparse_layers
 from kvplan.core.model import Architecture, Layer, Parameters
+from kvplan.core.widths import Widths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedForward:
-    """Parameters of one layer's feed-forward part; ``idle`` counts those of the experts a token does not visit."""
+    """Parameters of one layer's feed-forward part, and its widths as in ``Widths``.
+
+    ``idle`` counts the parameters of the experts that a token does not visit.
+    """
 
     mlp: int = 0
     experts: int = 0
     router: int = 0
     idle: int = 0
+    intermediate_size: int = 0
+    gated: bool = True
+    num_experts: int = 0
+    experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+    shared_intermediate_size: int = 0
 
     @property
     def total(self) -> int:
@@ -33,13 +44,28 @@ class FeedForward:
 
 def dense_feed_forward(hidden_size: int, intermediate_size: int, bias: bool = False) -> FeedForward:
     """A gated MLP."""
-    return FeedForward(mlp=gated_mlp(hidden_size, intermediate_size, bias))
+    return FeedForward(mlp=gated_mlp(hidden_size, intermediate_size, bias), intermediate_size=intermediate_size)
+
+
+def plain_feed_forward(hidden_size: int, intermediate_size: int, bias: bool = False) -> FeedForward:
+    """An MLP without a gate."""
+    mlp = plain_mlp(hidden_size, intermediate_size, bias)
+    return FeedForward(mlp=mlp, intermediate_size=intermediate_size, gated=False)
 
 
 def mixture_feed_forward(shape: MixtureShape, router_bias: bool = False) -> FeedForward:
     """Routed experts with their router, and the shared expert if there is one; ``router_bias`` adds one per expert."""
     router = linear(shape.hidden_size, shape.num_experts, router_bias)
-    return FeedForward(mlp=shape.shared, experts=shape.experts, router=router, idle=shape.idle)
+    return FeedForward(
+        mlp=shape.shared,
+        experts=shape.experts,
+        router=router,
+        idle=shape.idle,
+        num_experts=shape.num_experts,
+        experts_per_token=shape.num_active,
+        moe_intermediate_size=shape.expert_intermediate_size if shape.num_experts else 0,
+        shared_intermediate_size=shape.shared_intermediate_size,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +97,15 @@ def decoder(
     other: int = 0,
     draft: Sequence[Block] = (),
     num_positions: int = 0,
+    index_num_heads: int | None = None,
     vocab_keys: Sequence[str] = ("vocab_size",),
     context_keys: Sequence[str] = ("max_position_embeddings",),
 ) -> Architecture:
     """The Architecture of ``blocks`` between an embedding and an output head.
 
     ``tied`` is the class default where the config does not say; ``final_norm`` defaults to one vector; ``other``
-    counts what belongs to no layer; ``num_positions`` is the height of a learned position table; the ``_keys`` are the
+    counts what belongs to no layer; ``num_positions`` is the height of a learned position table; ``index_num_heads``
+    is read by DeepSeek's key where a layer has an index, unless given; the ``_keys`` are the
     family's names for its vocabulary and its longest context. A draft layer adds a 2:1 projection and three norms
     (DeepSeek-V3, arXiv 2412.19437, section 2.2). Raises MissingKeyError without the vocabulary's size.
     """
@@ -104,6 +132,39 @@ def decoder(
         max_context_tokens=longest_context(config, *context_keys),
         draft_layers=tuple(block.layer for block in draft),
         parameters=with_active(counts, sum(feed.idle for feed in feeds)),
+        widths=_read_widths(config, blocks, vocab_size, is_tied, index_num_heads),
+    )
+
+
+FEED_WIDTHS = (
+    "intermediate_size",
+    "num_experts",
+    "experts_per_token",
+    "moe_intermediate_size",
+    "shared_intermediate_size",
+)
+
+
+def _read_widths(
+    config: ConfigReader, blocks: Sequence[Block], vocab_size: int, tied: bool, index_num_heads: int | None
+) -> Widths:
+    """The widths of the layers; those of latent attention and its index by their keys, where a layer has them."""
+    feeds = [block.feed_forward for block in blocks]
+    kinds = [kind for block in blocks for kind in block.layer]
+    latent = (
+        ("q_lora_rank", "qk_nope_head_dim", "v_head_dim") if any(isinstance(kind, Latent) for kind in kinds) else ()
+    )
+    if index_num_heads is None and any(isinstance(kind, IndexKeys) for kind in kinds):
+        index_num_heads = config.integer("index_n_heads")
+    sparse = any(feed.experts for feed in feeds)
+    return Widths(
+        vocab_size=vocab_size,
+        gated=all(feed.gated for feed in feeds),
+        index_num_heads=index_num_heads or 0,
+        tied_embeddings=tied,
+        dense_layers=tuple(layer for layer, feed in enumerate(feeds) if sparse and feed.mlp and not feed.experts),
+        **{name: max((getattr(feed, name) for feed in feeds), default=0) for name in FEED_WIDTHS},
+        **{name: config.integer(name, default=0, minimum=0) for name in latent},
     )
 
 

@@ -58,9 +58,10 @@ SETTING_FLAGS: Mapping[str, str] = {
 class ModelFacts:
     """What engines know of a model besides its layers.
 
-    ``family`` is the architecture family (``kvplan/families``), ``dtype`` the 16-bit compute dtype,
-    ``kv_scheme`` the cache format that the checkpoint itself asks for (``fp8_e4m3``, ``nvfp4``), if any, and
-    ``kv_scheme_method`` the quantization method that states it (``modelopt``, ``compressed-tensors``): SGLang follows
+    ``family`` is the architecture family (``kvplan/families``) and ``architecture_class`` the class that the checkpoint
+    names, if known: an engine asks it where the family is too coarse, and answers by the family where it is None.
+    ``dtype`` is the 16-bit compute dtype, ``kv_scheme`` the cache format that the checkpoint itself asks for
+    (``fp8_e4m3``, ``nvfp4``), if any, and ``kv_scheme_method`` the quantization method that states it (``modelopt``, ``compressed-tensors``): SGLang follows
     ModelOpt alone, and so does vLLM for latent attention.
     """
 
@@ -72,6 +73,7 @@ class ModelFacts:
     kv_scheme: str | None = None
     kv_scheme_method: str | None = None
     num_encoder_layers: int | None = None
+    architecture_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

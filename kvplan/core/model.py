@@ -7,6 +7,7 @@ from dataclasses import field, fields
 
 from kvplan.core.attention import LayerKind
 from kvplan.core.frozen import dataclass
+from kvplan.core.widths import Widths
 
 Layer = tuple[LayerKind, ...]
 """What one layer stores: usually one kind; several where a layer keeps several caches (latent and index keys)."""
@@ -62,6 +63,7 @@ class Architecture:
     ``draft_layers``        multi-token-prediction layers, counted on request only
     ``encoder_tokens``      encoder length of cross-attention when the model fixes it (Whisper: 1500)
     ``num_encoder_layers``  depth of the encoder, where an engine's cache depends on it (T5 in llama.cpp)
+    ``widths``              what activations and the split of the weights depend on; None where it is not known
     ``notes``               assumptions a reader must know, such as a class default taken for a missing key
     """
 
@@ -73,6 +75,7 @@ class Architecture:
     encoder_tokens: int | None = None
     num_encoder_layers: int | None = None
     parameters: Parameters | None = None
+    widths: Widths | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -94,6 +97,8 @@ class WeightsOnDisk:
 class Model:
     """A named model: its architecture, its 16-bit compute dtype (``bf16`` or ``fp16``), and where it was read.
 
+    ``architecture_class`` is the model class that the checkpoint's config names (``LlamaForCausalLM``), by which engines
+    choose their own; None where it is not known, as in GGUF files.
     ``kv_scheme`` is the cache format that the checkpoint's quantization asks for (``fp8_e4m3``, ``nvfp4``): engines
     follow it when the cache dtype is ``auto``, if they know the ``kv_scheme_method`` that states it (``modelopt``,
     ``compressed-tensors``).
@@ -104,6 +109,7 @@ class Model:
     family: str
     dtype: str
     architecture: Architecture
+    architecture_class: str | None = None
     weights: WeightsOnDisk = field(default_factory=WeightsOnDisk)
     kv_scheme: str | None = None
     kv_scheme_method: str | None = None

@@ -95,7 +95,7 @@ def find_alias(package: str, name: str, what: str, names_of: Callable[[ModuleTyp
 def _coerce(default: Any, text: str, what: str) -> Any:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise UsageError(f"{what} must be true or false, not {text!r}")
+            raise UsageError(f"{what} must be true or false, not {text!r}", f"write {what.rpartition(' ')[2]}=true")
         return text.lower() == "true"
     if isinstance(default, Fraction):
         return parse_ratio(text, what)

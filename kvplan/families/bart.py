@@ -14,6 +14,7 @@ from kvplan.core.encoder_decoder import StackShape, decoder_layer, layer_norm, r
 from kvplan.core.family import Family
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Parameters
+from kvplan.core.widths import Widths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,21 @@ def _read(config: ConfigReader) -> Architecture:
         num_heads=decoder.num_heads,
         max_context_tokens=config.optional_integer("max_position_embeddings"),
         parameters=_parameters(config, encoder, decoder),
+        widths=_widths(config, decoder),
+    )
+
+
+def _widths(config: ConfigReader, decoder: StackShape) -> Widths:
+    sparse = config.value("model_type") == "nllb-moe" and config.integer("decoder_sparse_step", minimum=0) > 0
+    num_experts = config.integer("num_experts") if sparse else 0
+    return Widths(
+        vocab_size=config.integer("decoder_vocab_size", "vocab_size"),
+        intermediate_size=decoder.ffn_size,
+        gated=False,
+        num_experts=num_experts,
+        experts_per_token=min(2, num_experts),
+        moe_intermediate_size=decoder.ffn_size if sparse else 0,
+        tied_embeddings=config.flag("tie_word_embeddings", default=True),
     )
 
 

@@ -21,8 +21,10 @@ from kvplan.core.counting import linear
 from kvplan.core.decoder import read_mixture
 from kvplan.core.family import Family
 from kvplan.core.frozen import dataclass
+from kvplan.core.mixture import MixtureShape
 from kvplan.core.model import Architecture, Layer, Parameters
 from kvplan.core.recurrent import StateBuffer
+from kvplan.core.widths import Widths
 
 _WINDOW = "sliding_attention"
 _SPARSE = "compressed_sparse_attention"
@@ -111,7 +113,28 @@ def _read(config: ConfigReader) -> Architecture:
         max_context_tokens=config.optional_integer("max_position_embeddings"),
         draft_layers=tuple(shape.layer(layer_type) for layer_type in draft_types),
         parameters=_parameters(config, shape, types, draft_types),
+        widths=_widths(config, shape),
     )
+
+
+def _widths(config: ConfigReader, shape: _Shape) -> Widths:
+    mixture = _read_experts(config, shape.hidden_size)
+    return Widths(
+        vocab_size=config.integer("vocab_size"),
+        num_experts=mixture.num_experts,
+        experts_per_token=mixture.num_active,
+        moe_intermediate_size=mixture.expert_intermediate_size,
+        shared_intermediate_size=mixture.shared_intermediate_size,
+        q_lora_rank=shape.q_lora_rank,
+        index_num_heads=shape.index_heads,
+        tied_embeddings=config.flag("tie_word_embeddings", default=False),
+    )
+
+
+def _read_experts(config: ConfigReader, hidden_size: int) -> MixtureShape:
+    expert_size = config.integer("moe_intermediate_size")
+    shared_size = expert_size * config.integer("n_shared_experts", minimum=0)
+    return read_mixture(config, hidden_size, expert_size, shared_size=shared_size)
 
 
 def _read_shape(config: ConfigReader) -> _Shape:
@@ -185,9 +208,7 @@ def _parameters(config: ConfigReader, shape: _Shape, types: list[str], draft_typ
     """Counts of the whole model. Hash layers route by a table of token ids, which is a buffer, no parameter."""
     hidden, num_layers = shape.hidden_size, len(types)
     vocab = hidden * config.integer("vocab_size")
-    expert_size = config.integer("moe_intermediate_size")
-    shared_size = expert_size * config.integer("n_shared_experts", minimum=0)
-    mixture = read_mixture(config, hidden, expert_size, shared_size=shared_size)
+    mixture = _read_experts(config, hidden)
     streams = config.integer("hc_mult")
     mixing = (2 + streams) * streams * (streams * hidden + 1) + 3  # one hyper-connection; two per layer
     collapse = streams * (streams * hidden + 1) + 1  # the streams' final sum

@@ -78,7 +78,8 @@ def _read_experts(config: ConfigReader, hidden_size: int, bias: bool) -> FeedFor
         config, hidden_size, size, num_experts=("moe_num_experts",), num_active=("moe_k", "num_experts_per_tok")
     )
     feed = mixture_feed_forward(experts, router_bias=True)
-    return replace(feed, mlp=gated_mlp(hidden_size, shared, bias) if shared else 0)
+    mlp = gated_mlp(hidden_size, shared, bias) if shared else 0
+    return replace(feed, mlp=mlp, shared_intermediate_size=shared)
 
 
 FAMILY = Family(

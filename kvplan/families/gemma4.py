@@ -17,6 +17,7 @@ from kvplan.core.decoder import (
     FeedForward,
     decoder,
     dense_feed_forward,
+    mixture_feed_forward,
     read_attention_shape,
     read_defaulted,
     read_mixture,
@@ -81,7 +82,8 @@ class _Blocks:
         if self.experts is None:
             return dense
         router = linear(hidden, self.experts.num_experts) + hidden + self.experts.num_experts
-        return replace(dense, experts=self.experts.experts, router=router, idle=self.experts.idle)
+        mixture = mixture_feed_forward(self.experts)
+        return replace(mixture, mlp=dense.mlp, intermediate_size=dense.intermediate_size, router=router)
 
 
 def _read(config: ConfigReader) -> Architecture:

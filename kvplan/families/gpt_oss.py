@@ -5,10 +5,19 @@ The sinks are parameters and store nothing. Shapes and class defaults: transform
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kvplan.core.attention_layout import headed_kind, read_windows
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import gated_mlp, linear
-from kvplan.core.decoder import Block, FeedForward, decoder, read_attention_shape, read_mixture
+from kvplan.core.counting import gated_mlp
+from kvplan.core.decoder import (
+    Block,
+    FeedForward,
+    decoder,
+    mixture_feed_forward,
+    read_attention_shape,
+    read_mixture,
+)
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 
@@ -36,9 +45,9 @@ def _read_experts(config: ConfigReader, hidden_size: int) -> FeedForward:
     size = config.integer("intermediate_size")
     shape = read_mixture(config, hidden_size, size, num_active=("num_experts_per_tok", "experts_per_token"))
     expert = gated_mlp(hidden_size, size, bias=True)
-    return FeedForward(
+    return replace(
+        mixture_feed_forward(shape, router_bias=True),
         experts=shape.num_experts * expert,
-        router=linear(hidden_size, shape.num_experts, bias=True),
         idle=(shape.num_experts - shape.num_active) * expert,
     )
 

@@ -183,6 +183,7 @@ def _read_feed_forward(config: ConfigReader, hidden_size: int, num_layers: int) 
         mixture_feed_forward(shape),
         mlp=shared.mlp + projections + norm,
         router=shape.num_experts * hidden_size,
+        shared_intermediate_size=shared.intermediate_size,
     )
     return [sparse if chosen else dense for chosen in read_sparse_layers(config, num_layers)]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from kvplan.core.attention_layout import equal_blocks, read_layer_windows
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape, gated_mlp, plain_mlp
-from kvplan.core.decoder import FeedForward, decoder, read_attention_shape
+from kvplan.core.counting import AttentionShape
+from kvplan.core.decoder import decoder, dense_feed_forward, plain_feed_forward, read_attention_shape
 from kvplan.core.family import Family
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture
@@ -100,10 +100,8 @@ def _read(config: ConfigReader) -> Architecture:
     kin = _KIN[read_model_type(config, tuple(_KIN), _CLASSES)]
     num_layers = config.integer("num_hidden_layers")
     shape = _read_shape(config, kin)
-    count = gated_mlp if kin.gated else plain_mlp
-    feed_forward = FeedForward(
-        mlp=count(shape.hidden_size, config.integer("intermediate_size"), _has_bias(config, kin, kin.mlp_bias))
-    )
+    make = dense_feed_forward if kin.gated else plain_feed_forward
+    feed_forward = make(shape.hidden_size, config.integer("intermediate_size"), _has_bias(config, kin, kin.mlp_bias))
     blocks = equal_blocks(
         shape,
         feed_forward,

@@ -14,6 +14,7 @@ from kvplan.core.family import Family
 from kvplan.core.latent_attention import LatentShape, read_latent_shape
 from kvplan.core.mixture import MixtureShape
 from kvplan.core.model import Architecture, Parameters
+from kvplan.core.widths import Widths
 
 
 def _read(config: ConfigReader) -> Architecture:
@@ -32,6 +33,31 @@ def _read(config: ConfigReader) -> Architecture:
         max_context_tokens=config.optional_integer("max_position_embeddings"),
         draft_layers=num_draft * ((attention.kind(),),),
         parameters=_parameters(config, attention, num_layers, num_draft),
+        widths=_widths(config, attention),
+    )
+
+
+def _widths(config: ConfigReader, attention: LatentShape) -> Widths:
+    mixture = _read_experts(config, attention.hidden_size)
+    return Widths(
+        vocab_size=config.integer("vocab_size"),
+        intermediate_size=config.integer("ffn_hidden_size", "intermediate_size"),
+        num_experts=mixture.num_experts,
+        experts_per_token=mixture.num_active,
+        moe_intermediate_size=mixture.expert_intermediate_size,
+        q_lora_rank=attention.q_lora_rank or 0,
+        qk_nope_head_dim=attention.qk_nope_head_dim,
+        v_head_dim=attention.v_head_dim,
+        tied_embeddings=config.flag("tie_word_embeddings", default=False),
+    )
+
+
+def _read_experts(config: ConfigReader, hidden_size: int) -> MixtureShape:
+    return MixtureShape(
+        hidden_size=hidden_size,
+        expert_intermediate_size=config.integer("expert_ffn_hidden_size", "moe_intermediate_size"),
+        num_experts=config.integer("n_routed_experts"),
+        num_active=config.integer("moe_topk", "num_experts_per_tok"),
     )
 
 
@@ -40,12 +66,7 @@ def _parameters(config: ConfigReader, attention: LatentShape, num_layers: int, n
     hidden = attention.hidden_size
     vocab = hidden * config.integer("vocab_size")
     dense = gated_mlp(hidden, config.integer("ffn_hidden_size", "intermediate_size"))
-    mixture = MixtureShape(
-        hidden_size=hidden,
-        expert_intermediate_size=config.integer("expert_ffn_hidden_size", "moe_intermediate_size"),
-        num_experts=config.integer("n_routed_experts"),
-        num_active=config.integer("moe_topk", "num_experts_per_tok"),
-    )
+    mixture = _read_experts(config, hidden)
     num_zero = config.integer("zero_expert_num", default=0, minimum=0)
     router = (hidden + config.flag("router_bias", default=False)) * (mixture.num_experts + num_zero)
     counts = Parameters(

@@ -14,6 +14,7 @@ from kvplan.core.mixer_counting import mamba1_mixer, mamba2_mixer, short_convolu
 from kvplan.core.model import Architecture, Layer, Parameters
 from kvplan.core.recurrent import Mamba1, Mamba2, ShortConv
 from kvplan.core.units import round_up
+from kvplan.core.widths import Widths
 
 
 def claims(config: ConfigReader) -> bool:
@@ -49,6 +50,7 @@ def read(config: ConfigReader) -> Architecture:
         num_heads=num_heads,
         max_context_tokens=None,
         parameters=parameters,
+        widths=Widths(vocab_size=vocab_size, intermediate_size=round_up(mlp_width, 128), tied_embeddings=tied),
     )
 
 

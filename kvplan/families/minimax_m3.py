@@ -30,7 +30,7 @@ _SPARSE = "minimax_m3_sparse"
 def _read(config: ConfigReader) -> Architecture:
     shape = read_attention_shape(config, num_kv_heads=4, head_dim=128)
     num_layers = config.integer("num_hidden_layers")
-    index, index_parameters = _read_index(config, shape.hidden_size)
+    index_heads, index, index_parameters = _read_index(config, shape.hidden_size)
     attention = shape.parameters()
     if config.flag("attention_output_gate", default=False):
         attention += linear(shape.hidden_size, shape.num_heads * shape.head_dim)
@@ -54,18 +54,20 @@ def _read(config: ConfigReader) -> Architecture:
         hidden_size=shape.hidden_size,
         num_heads=shape.num_heads,
         draft=blocks[-1:] * num_draft,
+        index_num_heads=index_heads,
     )
 
 
-def _read_index(config: ConfigReader, hidden_size: int) -> tuple[IndexKeys, int]:
-    """The index of a sparse layer and its parameters: queries of all heads, one key, a norm for each."""
+def _read_index(config: ConfigReader, hidden_size: int) -> tuple[int, IndexKeys, int]:
+    """Heads, kind and parameters of a sparse layer's index: queries of all heads, one key, a norm for each."""
     nested = config.section("sparse_attention_config") or config
     head_dim = nested.integer("sparse_index_dim", "index_head_dim")
     num_heads = nested.integer("sparse_num_index_heads", "index_n_heads")
     config.ignore("index_head_dim", "index_n_heads", "index_block_size", "index_topk_blocks", "index_local_blocks")
     nested.ignore("sparse_block_size", "sparse_topk_blocks", "sparse_init_block", "sparse_local_block")
     nested.ignore("sparse_score_type")
-    return IndexKeys(head_dim=head_dim), linear(hidden_size, (num_heads + 1) * head_dim) + 2 * head_dim
+    parameters = linear(hidden_size, (num_heads + 1) * head_dim) + 2 * head_dim
+    return num_heads, IndexKeys(head_dim=head_dim), parameters
 
 
 def _read_indexed_layers(config: ConfigReader, num_layers: int) -> list[bool]:

@@ -14,6 +14,7 @@ from kvplan.core.counting import AttentionShape, gated_mlp, linear, plain_mlp
 from kvplan.core.encoder_decoder import layer_norm
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture, Layer, Parameters
+from kvplan.core.widths import Widths
 
 _IMAGE_TOKENS = 8
 """Rows that the embedding has beyond the vocabulary, for image tokens (``MllamaTextModel``)."""
@@ -62,6 +63,11 @@ def _read_text(config: ConfigReader) -> Architecture:
         num_heads=heads,
         max_context_tokens=config.optional_integer("max_position_embeddings"),
         parameters=_text_parameters(config, shape, num_layers, len(crossing)),
+        widths=Widths(
+            vocab_size=config.integer("vocab_size"),
+            intermediate_size=config.integer("intermediate_size"),
+            tied_embeddings=config.flag("tie_word_embeddings", default=False),
+        ),
     )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from kvplan.core.attention_layout import headed_kind
 from kvplan.core.classic_decoder import CONTEXT, read_classic_shape, read_full_windows
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import gated_mlp, plain_mlp
-from kvplan.core.decoder import Block, FeedForward, decoder
+from kvplan.core.decoder import Block, FeedForward, decoder, dense_feed_forward, plain_feed_forward
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 
@@ -72,7 +71,7 @@ def _read_feed_forward(config: ConfigReader, hidden_size: int, bias: bool) -> Fe
     ratio = config.number("expansion_ratio", default=4)
     width = settings.integer("ffn_hidden_size", default=int(ratio * hidden_size))
     settings.settle()
-    return FeedForward(mlp=(gated_mlp if kind == "mptglu" else plain_mlp)(hidden_size, width, bias))
+    return (dense_feed_forward if kind == "mptglu" else plain_feed_forward)(hidden_size, width, bias)
 
 
 FAMILY = Family(

@@ -8,7 +8,7 @@ from kvplan.core.attention import NoCache
 from kvplan.core.attention_layout import headed_kind
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, linear, plain_mlp
-from kvplan.core.decoder import Block, FeedForward, check_length, decoder
+from kvplan.core.decoder import Block, FeedForward, check_length, decoder, plain_feed_forward
 from kvplan.core.family import Family
 from kvplan.core.hybrid_layers import (
     NO_FEED_FORWARD,
@@ -107,8 +107,8 @@ def _read_attention(config: ConfigReader, hidden_size: int) -> Block:
 
 def _read_mlp(config: ConfigReader, hidden_size: int) -> Block:
     width = config.integer("intermediate_size")
-    mlp = plain_mlp(hidden_size, width, config.flag("mlp_bias", default=False))
-    return Block(layer=(NoCache(),), attention=0, norms=hidden_size, feed_forward=FeedForward(mlp=mlp))
+    feed = plain_feed_forward(hidden_size, width, config.flag("mlp_bias", default=False))
+    return Block(layer=(NoCache(),), attention=0, norms=hidden_size, feed_forward=feed)
 
 
 def _read_experts(config: ConfigReader, hidden_size: int) -> Block:
@@ -117,8 +117,10 @@ def _read_experts(config: ConfigReader, hidden_size: int) -> Block:
     num_active = config.integer("num_experts_per_tok")
     bias = config.flag("mlp_bias", default=False)
     latent_size = config.optional_integer("moe_latent_size")
-    expert = plain_mlp(latent_size or hidden_size, config.integer("moe_intermediate_size"))
-    shared = plain_mlp(hidden_size, config.integer("moe_shared_expert_intermediate_size"), bias)
+    expert_size = config.integer("moe_intermediate_size")
+    shared_size = config.integer("moe_shared_expert_intermediate_size")
+    expert = plain_mlp(latent_size or hidden_size, expert_size)
+    shared = plain_mlp(hidden_size, shared_size, bias)
     latent = 0
     if latent_size is not None:
         latent = linear(hidden_size, latent_size, bias) + linear(latent_size, hidden_size, bias)
@@ -127,6 +129,11 @@ def _read_experts(config: ConfigReader, hidden_size: int) -> Block:
         experts=num_experts * expert,
         router=num_experts * hidden_size,
         idle=(num_experts - num_active) * expert,
+        gated=False,
+        num_experts=num_experts,
+        experts_per_token=num_active,
+        moe_intermediate_size=expert_size,
+        shared_intermediate_size=shared_size,
     )
     return Block(layer=(NoCache(),), attention=0, norms=hidden_size, feed_forward=feed)
 

@@ -9,8 +9,8 @@ import math
 
 from kvplan.core.attention_layout import headed_kind
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape, gated_mlp, plain_mlp
-from kvplan.core.decoder import Block, FeedForward, check_length, decoder
+from kvplan.core.counting import AttentionShape
+from kvplan.core.decoder import Block, check_length, decoder, dense_feed_forward, plain_feed_forward
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture
 
@@ -22,7 +22,7 @@ def _read(config: ConfigReader) -> Architecture:
     heads = _per_layer(config, "num_query_heads", num_layers)
     kv_heads = _per_layer(config, "num_kv_heads", num_layers)
     widths = _read_widths(config, hidden, num_layers)
-    count = gated_mlp if config.flag("ffn_with_glu", default=True) else plain_mlp
+    make = dense_feed_forward if config.flag("ffn_with_glu", default=True) else plain_feed_forward
     head_norms = 2 * head_dim if config.flag("normalize_qk_projections", default=True) else 0
     blocks = []
     for layer_heads, layer_kv_heads, width in zip(heads, kv_heads, widths):
@@ -33,7 +33,7 @@ def _read(config: ConfigReader) -> Architecture:
             layer=(headed_kind(shape),),
             attention=shape.parameters(),
             norms=2 * hidden + head_norms,
-            feed_forward=FeedForward(mlp=count(hidden, width)),
+            feed_forward=make(hidden, width),
         )
         blocks.append(block)
     config.complete({"tie_word_embeddings": config.flag("share_input_output_layers", default=True)})

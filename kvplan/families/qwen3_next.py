@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kvplan.core.attention_layout import headed_kind
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import AttentionShape, linear
@@ -89,12 +91,7 @@ def _read_feed_forward(config: ConfigReader, hidden_size: int, num_layers: int) 
         shared_size=config.integer("shared_expert_intermediate_size"),
     )
     mixture = mixture_feed_forward(shape)
-    sparse = FeedForward(
-        mlp=mixture.mlp + hidden_size,  # the gate of the shared expert
-        experts=mixture.experts,
-        router=mixture.router,
-        idle=mixture.idle,
-    )
+    sparse = replace(mixture, mlp=mixture.mlp + hidden_size)  # the gate of the shared expert
     is_sparse = [layer not in dense_at and (layer + 1) % step == 0 for layer in range(num_layers)]
     if all(is_sparse):
         return [sparse] * num_layers

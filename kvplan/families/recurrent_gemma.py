@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kvplan.core.attention_layout import headed_kind
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import AttentionShape, gated_mlp, linear
-from kvplan.core.decoder import Block, FeedForward, decoder
+from kvplan.core.counting import AttentionShape, linear
+from kvplan.core.decoder import Block, FeedForward, decoder, dense_feed_forward
 from kvplan.core.family import Family
 from kvplan.core.hybrid_layers import exact_quotient, integer_or_default
 from kvplan.core.mixer_counting import short_convolution
@@ -30,7 +30,7 @@ def read(config: ConfigReader) -> Architecture:
         output_bias=True,
     )
     window = integer_or_default(config, 2048, "RecurrentGemmaConfig", "attention_window_size", "sliding_window")
-    feed = FeedForward(mlp=gated_mlp(hidden_size, config.integer("intermediate_size") // 2, bias=True))
+    feed = dense_feed_forward(hidden_size, config.integer("intermediate_size") // 2, bias=True)
     attention = Block(
         layer=(headed_kind(shape, window),),
         attention=shape.parameters(),

@@ -44,9 +44,9 @@ def read(config: ConfigReader) -> Architecture:
     return replace(architecture, max_context_tokens=None)
 
 
-def _block(kind: Rwkv, hidden_size: int, time_mixing: int, channel_mixing: int) -> Block:
+def _block(kind: Rwkv, hidden_size: int, time_mixing: int, channel_mixing: int, intermediate_size: int) -> Block:
     """Two layer norms with bias; a third one follows the embedding (``other`` in ``read``)."""
-    feed = FeedForward(mlp=channel_mixing)
+    feed = FeedForward(mlp=channel_mixing, intermediate_size=intermediate_size, gated=False)
     return Block(layer=(kind,), attention=0, state=time_mixing, norms=4 * hidden_size, feed_forward=feed)
 
 
@@ -60,7 +60,8 @@ def _read_rwkv4(config: ConfigReader, hidden_size: int) -> Block:
     kind = Rwkv(hidden_size=hidden_size, num_heads=3, head_dim=width, state_columns=1)
     time_mixing = 3 * linear(hidden_size, width) + linear(width, hidden_size) + 2 * width + 3 * hidden_size
     intermediate_size = config.integer("intermediate_size", default=4 * hidden_size)
-    return _block(kind, hidden_size, time_mixing, _channel_mixing(hidden_size, intermediate_size))
+    mixing = _channel_mixing(hidden_size, intermediate_size)
+    return _block(kind, hidden_size, time_mixing, mixing, intermediate_size)
 
 
 def _read_matrix_state(config: ConfigReader, hidden_size: int) -> tuple[Rwkv, int]:
@@ -76,7 +77,8 @@ def _read_rwkv5(config: ConfigReader, hidden_size: int) -> Block:
     kind, width = _read_matrix_state(config, hidden_size)
     time_mixing = 4 * linear(hidden_size, width) + linear(width, hidden_size) + 4 * hidden_size + 4 * width
     intermediate_size = config.integer("intermediate_size", default=_three_and_a_half(hidden_size))
-    return _block(kind, hidden_size, time_mixing, _channel_mixing(hidden_size, intermediate_size))
+    mixing = _channel_mixing(hidden_size, intermediate_size)
+    return _block(kind, hidden_size, time_mixing, mixing, intermediate_size)
 
 
 def _read_rwkv6(config: ConfigReader, hidden_size: int) -> Block:
@@ -93,7 +95,8 @@ def _read_rwkv6(config: ConfigReader, hidden_size: int) -> Block:
         + 4 * width
     )
     intermediate_size = config.integer("intermediate_size", default=_three_and_a_half(hidden_size))
-    return _block(kind, hidden_size, time_mixing, _channel_mixing(hidden_size, intermediate_size))
+    mixing = _channel_mixing(hidden_size, intermediate_size)
+    return _block(kind, hidden_size, time_mixing, mixing, intermediate_size)
 
 
 def _three_and_a_half(hidden_size: int) -> int:
@@ -127,7 +130,8 @@ def _read_rwkv7(config: ConfigReader, hidden_size: int) -> Block:
     )
     ratio = config.number("hidden_ratio", default=4.0)
     intermediate_size = config.integer("intermediate_size", default=-(-int(ratio * hidden_size) // 32) * 32)
-    return _block(kind, hidden_size, time_mixing, plain_mlp(hidden_size, intermediate_size) + hidden_size)
+    mixing = plain_mlp(hidden_size, intermediate_size) + hidden_size
+    return _block(kind, hidden_size, time_mixing, mixing, intermediate_size)
 
 
 def _read_value_width(config: ConfigReader, hidden_size: int) -> int:

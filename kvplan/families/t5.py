@@ -14,6 +14,7 @@ from kvplan.core.encoder_decoder import decoder_layer, require_decoder
 from kvplan.core.family import Family
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Parameters
+from kvplan.core.widths import Widths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,22 @@ def _read(config: ConfigReader) -> Architecture:
         max_context_tokens=config.optional_integer("n_positions"),
         num_encoder_layers=shape.encoder_layers,
         parameters=_parameters(config, shape),
+        widths=_widths(config, shape),
+    )
+
+
+def _widths(config: ConfigReader, shape: _Shape) -> Widths:
+    experts = _read_experts(config, shape)
+    sparse = experts is not None and experts.decoder_layers > 0
+    width = config.integer("d_ff")
+    return Widths(
+        vocab_size=config.integer("vocab_size"),
+        intermediate_size=width,
+        gated=_is_gated(config),
+        num_experts=experts.num_experts if experts and sparse else 0,
+        experts_per_token=1 if sparse else 0,
+        moe_intermediate_size=width if sparse else 0,
+        tied_embeddings=True,
     )
 
 

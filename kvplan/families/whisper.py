@@ -10,6 +10,7 @@ from kvplan.core.config_reader import ConfigReader
 from kvplan.core.encoder_decoder import decoder_layer, layer_norm, read_stack, require_decoder
 from kvplan.core.family import Family
 from kvplan.core.model import Architecture, Parameters
+from kvplan.core.widths import Widths
 
 _CONV_KERNEL = 3
 """Width of both convolutions in front of the encoder; the second halves the length."""
@@ -34,6 +35,12 @@ def _read(config: ConfigReader) -> Architecture:
             norms=(3 * decoder.num_layers + 1) * layer_norm(hidden),
             towers=_encoder_parameters(config, encoder_tokens),
             other=hidden * target_tokens,
+        ),
+        widths=Widths(
+            vocab_size=config.integer("vocab_size"),
+            intermediate_size=decoder.ffn_size,
+            gated=False,
+            tied_embeddings=True,
         ),
     )
 

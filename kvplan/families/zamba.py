@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from kvplan.core.attention import FullAttention
 from kvplan.core.config_reader import ConfigReader
-from kvplan.core.counting import gated_mlp, linear
-from kvplan.core.decoder import Block, FeedForward, decoder
+from kvplan.core.counting import linear
+from kvplan.core.decoder import Block, FeedForward, decoder, dense_feed_forward
 from kvplan.core.family import Family
 from kvplan.core.hybrid_layers import (
     NO_FEED_FORWARD,
@@ -56,7 +56,7 @@ def _read_zamba(config: ConfigReader) -> Architecture:
         projection_bias=config.flag("mamba_proj_bias", default=False),
         convolution_bias=config.flag("mamba_conv_bias", default=True),
     )
-    feed = FeedForward(mlp=gated_mlp(hidden_size, config.integer("intermediate_size")))
+    feed = dense_feed_forward(hidden_size, config.integer("intermediate_size"))
     return _architecture(config, types, mamba, mixer, feed, num_shared_blocks=1)
 
 
@@ -69,7 +69,7 @@ def _read_zamba2(config: ConfigReader) -> Architecture:
     bias = config.flag("add_bias_linear", default=False)
     mixer = mamba2_mixer(mamba, hidden_size, input_bias=bias, output_bias=bias)
     intermediate_size = config.integer("intermediate_size", "ffn_hidden_size", default=4 * hidden_size)
-    feed = FeedForward(mlp=gated_mlp(hidden_size, intermediate_size, bias))
+    feed = dense_feed_forward(hidden_size, intermediate_size, bias)
     num_shared_blocks = min(config.integer("num_mem_blocks", default=1), max(types.count("hybrid"), 1))
     architecture = _architecture(
         config,
@@ -135,7 +135,12 @@ def _architecture(
         + 3 * hidden_size  # a norm of twice the width and one of the width
     )
     plain = Block(layer=(mamba,), attention=0, state=mixer, norms=hidden_size, feed_forward=NO_FEED_FORWARD)
-    hybrid = replace(plain, layer=(cache, mamba), attention=adapter + linear(hidden_size, hidden_size))
+    hybrid = replace(
+        plain,
+        layer=(cache, mamba),
+        attention=adapter + linear(hidden_size, hidden_size),
+        feed_forward=FeedForward(intermediate_size=feed.intermediate_size),  # its parameters stand once, in ``other``
+    )
     blocks = [hybrid if name == "hybrid" else plain for name in types]
     return decoder(
         config,

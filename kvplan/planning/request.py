@@ -84,6 +84,7 @@ def model_facts(model: Model) -> ModelFacts:
         kv_scheme=model.kv_scheme,
         kv_scheme_method=model.kv_scheme_method,
         num_encoder_layers=architecture.num_encoder_layers,
+        architecture_class=model.architecture_class,
     )
 
 

@@ -110,11 +110,11 @@ def _request_columns(results: Sequence[SizeResult]) -> list[tuple[str, list[str]
     requests = [result.request for result in results]
     return [
         ("model", [result.model.name for result in results]),
+        ("engine", [engine_words(result) for result in results]),
         ("context", [f"{format_tokens(request.context_tokens)} tokens" for request in requests]),
         ("sequences", [_sequence_words(request.concurrency) for request in requests]),
         ("KV dtype", [request.choice.kv_format.name for request in requests]),
         ("policy", [describe_policy(request.choice.policy) for request in requests]),
-        ("engine", [engine_words(result) for result in results]),
     ]
 
 

@@ -51,7 +51,7 @@ def print_comparison(answer: EngineComparison, console: Console) -> None:
     header, *rows = zip(*columns)
     console.print(Text(shared, style="bold"))
     console.print()
-    console.print(grid(header, rows, left_columns=1))
+    console.print(grid(header, rows, left_columns=2 if tuple(header[:2]) == ("model", "engine") else 1))
     if answer.refusals:
         console.print()
         for line in refusal_lines(answer.refusals):

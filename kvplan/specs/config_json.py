@@ -63,6 +63,7 @@ def read_config(values: Mapping[str, Any], source: str, name: str) -> Model:
         family=family.name,
         dtype=dtype,
         architecture=replace(architecture, notes=tuple(dict.fromkeys(notes))),
+        architecture_class=next(iter(_class_names(values)), None),
         weights=WeightsOnDisk(weight_format=weight_format),
         kv_scheme=scheme.cache_format,
         kv_scheme_method=scheme.method,
@@ -128,10 +129,14 @@ def _read(reader: ConfigReader, model_type: str | None = None) -> tuple[Family, 
     return family or _plain_decoder(), architecture
 
 
+def _class_names(values: Mapping[str, Any]) -> list[str]:
+    """The model classes that a config names; engines take the first, which is nearly always the only one."""
+    names = values.get("architectures")
+    return [name for name in names if isinstance(name, str) and name] if isinstance(names, list) else []
+
+
 def _claiming_family(reader: ConfigReader, model_type: object) -> Family | None:
-    architectures = reader.values.get("architectures") or []
-    if not isinstance(architectures, list):
-        architectures = []
+    architectures = _class_names(reader.values)
     for family in all_families():
         if model_type in family.model_types:
             return family
@@ -155,8 +160,8 @@ def _refuse_unread(reader: ConfigReader, family: Family | None) -> None:
         unknown = [key for key in unknown if looks_structural(key)]
     if not unknown:
         return
-    named = reader.values.get("architectures")
-    what = reader.values.get("model_type") or (named[0] if isinstance(named, list) and named else "no model_type")
+    named = _class_names(reader.values)
+    what = reader.values.get("model_type") or (named[0] if named else "no model_type")
     raise UnknownArchitectureError(
         reader.source,
         [f"{what}: the key {key!r} is unknown and could change the cache" for key in sorted(unknown)],

@@ -15,6 +15,7 @@ from kvplan.core.model import Architecture, Model, Parameters, WeightsOnDisk
 from kvplan.specs.ggml_types import FILE_TYPES
 from kvplan.specs.gguf_header import GgufHeader, TensorInfo, read_gguf_header
 from kvplan.specs.gguf_layers import known_architectures, read_architecture
+from kvplan.specs.gguf_widths import read_widths
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _BLOCK = re.compile(r"blk\.(\d+)\.")
@@ -54,7 +55,9 @@ def read_gguf(path: Path) -> Model:
         headers = [header, *(read_gguf_header(shard) for shard in shards[1:])]
         tensors = [tensor for one in headers for tensor in one.tensors]
         weights = _count_weights(weights, tensors)
-        architecture = replace(architecture, parameters=_count_parameters(reader, architecture, tensors))
+        parameters = _count_parameters(reader, architecture, tensors)
+        widths = read_widths(reader, architecture.hidden_size, parameters, tensors)
+        architecture = replace(architecture, parameters=parameters, widths=widths)
         if not all(one.has_data for one in headers):
             notes.append("the file ends behind its header: the weights are as the header describes them")
     return Model(

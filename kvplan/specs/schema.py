@@ -58,6 +58,25 @@ def _parameter_fields() -> dict[str, Any]:
 ParameterCounts = create_model("ParameterCounts", __config__=_STRICT, **_parameter_fields())
 
 
+class LayerWidths(BaseModel):
+    """The fields of ``Widths``."""
+
+    model_config = _STRICT
+    vocab_size: Size
+    intermediate_size: Count = 0
+    gated: bool = True
+    num_experts: Count = 0
+    experts_per_token: Count = 0
+    moe_intermediate_size: Count = 0
+    shared_intermediate_size: Count = 0
+    q_lora_rank: Count = 0
+    qk_nope_head_dim: Count = 0
+    v_head_dim: Count = 0
+    index_num_heads: Count = 0
+    tied_embeddings: bool = False
+    dense_layers: list[Count] = []
+
+
 class Weights(BaseModel):
     """How the weights are stored."""
 
@@ -82,6 +101,7 @@ class Common(BaseModel):
     name: Text
     aliases: list[Text] = []
     family: Text = "spec"
+    architecture_class: Text | None = None
     dtype: Literal["bf16", "fp16"] = "bf16"
     kv_scheme: Literal[SCHEME_FORMATS] | None = None  # type: ignore[valid-type]
     kv_scheme_method: Literal[SCHEME_METHODS] | None = None  # type: ignore[valid-type]
@@ -104,6 +124,7 @@ class Spec(Common):
     layers: Annotated[list[Group], Field(min_length=1)]
     draft_layers: list[Group] = []
     parameters: ParameterCounts | None = None  # type: ignore[valid-type]
+    widths: LayerWidths | None = None
 
 
 class SimpleSpec(Common):
@@ -204,6 +225,6 @@ def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str
     """The fields allowed at a place of a spec: those of the model that the path leads to."""
     nested: dict[str, type[BaseModel]] = {
         "source": Origin, "layers": Group, "draft_layers": Group, "parameters": ParameterCounts,
-        "weights": Weights, "expect": Expectation,
+        "widths": LayerWidths, "weights": Weights, "expect": Expectation,
     }  # fmt: skip
     return list((nested.get(str(place[0]), model) if place else model).model_fields)

@@ -8,6 +8,7 @@ from typing import Any
 from kvplan.core.attention import FullAttention, Latent, LayerKind, SlidingWindow
 from kvplan.core.counting import AttentionShape, gated_mlp
 from kvplan.core.model import Architecture, Parameters
+from kvplan.core.widths import Widths
 
 
 def is_simple(mapping: Mapping[str, Any]) -> bool:
@@ -51,6 +52,7 @@ def simple_architecture(mapping: Mapping[str, Any], notes: tuple[str, ...]) -> A
         num_heads=mapping["num_heads"],
         max_context_tokens=mapping.get("max_context_tokens"),
         parameters=parameters,
+        widths=_widths(mapping),
         notes=notes,
     )
 
@@ -66,6 +68,16 @@ def _kind(mapping: Mapping[str, Any]) -> LayerKind:
 
 def _head_dim(mapping: Mapping[str, Any]) -> int:
     return int(mapping.get("head_dim") or mapping["hidden_size"] // mapping["num_heads"])
+
+
+def _widths(mapping: Mapping[str, Any]) -> Widths | None:
+    if "vocab_size" not in mapping:
+        return None
+    return Widths(
+        vocab_size=mapping["vocab_size"],
+        intermediate_size=mapping.get("intermediate_size", 0),
+        tied_embeddings=mapping.get("tie_word_embeddings", False),
+    )
 
 
 def _count_parameters(mapping: Mapping[str, Any]) -> Parameters | None:

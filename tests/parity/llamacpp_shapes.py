@@ -1,88 +1,13 @@
-"""The skeletons and options that llama.cpp is started with: headers of GGUF files, and the same layers in kvplan's words.
+"""The skeletons that llama.cpp is started with: GGUF headers, and the same layers in kvplan's words.
 
 Attention shapes are those of the published models named; widths that no cache depends on are small.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-Kinds = list[dict[str, Any]]
-
-
-def options(context: int, sequences: int, type_k: str, type_v: str | None = None, **more: Any) -> dict[str, Any]:
-    """One way to start a context; ``context`` tokens for each of the sequences."""
-    return {"context": context, "sequences": sequences, "type_k": type_k, "type_v": type_v or type_k, **more}
-
-
-OPTIONS = (
-    options(2048, 1, "f16"),
-    options(3000, 4, "q8_0"),
-    options(2048, 4, "q4_0", unified=True),
-    options(6000, 1, "f16", swa_full=True),
-    options(1000, 3, "f16", flash_attention="off"),
-    options(1000, 1, "q8_0", "f16", flash_attention="off"),
-    options(300, 2, "q8_0", "q4_0", ubatch=64),
-    options(9000, 2, "bf16", unified=True, ubatch=4096),
-    options(100, 1, "iq4_nl"),
-    options(1024, 2, "q5_1", "q5_0", swa_full=True, unified=True),
-)
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """``layers`` are kvplan's kinds, layer by layer; ``header`` is written under the architecture's name.
-
-    ``optional_tensors`` are those that the loader does not insist on and the graph needs nevertheless.
-    """
-
-    name: str
-    arch: str
-    family: str
-    header: dict[str, Any]
-    layers: list[Kinds]
-    draft_layers: list[Kinds] = field(default_factory=list)
-    options: tuple[dict[str, Any], ...] = ()
-    optional_tensors: tuple[str, ...] = ()
-
-
-def _blocks(layers: range | tuple[int, ...], *names: str) -> tuple[str, ...]:
-    return tuple(f"blk.{layer}.{name}" for layer in layers for name in names)
-
-
-def _base(layers: int, embedding: int, **more: Any) -> dict[str, Any]:
-    return {
-        "block_count": layers,
-        "embedding_length": embedding,
-        "feed_forward_length": 64,
-        "attention.layer_norm_rms_epsilon": 1e-5,
-        **more,
-    }
-
-
-def _heads(heads: int, kv_heads: int | list[int], width: int, value: int | None = None) -> dict[str, Any]:
-    return {
-        "attention.head_count": heads,
-        "attention.head_count_kv": kv_heads,
-        "attention.key_length": width,
-        "attention.value_length": value or width,
-        "rope.dimension_count": width,
-    }
-
-
-def _experts(**more: Any) -> dict[str, Any]:
-    return {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32, **more}
-
-
-def _full(kv_heads: int, width: int, value: int | None = None) -> dict[str, Any]:
-    kind = {"kind": "full_attention", "num_kv_heads": kv_heads, "head_dim": width}
-    return {**kind, "v_head_dim": value} if value else kind
-
-
-def _window(window: int, kv_heads: int, width: int, value: int | None = None) -> dict[str, Any]:
-    return {**_full(kv_heads, width, value), "kind": "sliding_window", "window": window}
-
+from llamacpp_header import Skeleton, base, blocks, experts, full, heads, options, window
 
 _LATENT = {"kind": "latent", "kv_lora_rank": 512, "qk_rope_head_dim": 64}
 _INDEX = {"kind": "index_keys", "head_dim": 128}
@@ -97,7 +22,7 @@ _LATENT_HEADER = {
     "attention.q_lora_rank": 64,
     "rope.dimension_count": 64,
 }
-_MIXTURE = _experts(expert_shared_count=1, leading_dense_block_count=1, expert_gating_func=2, expert_weights_scale=1.0)
+_MIXTURE = experts(expert_shared_count=1, leading_dense_block_count=1, expert_gating_func=2, expert_weights_scale=1.0)
 
 
 def _ssm(kernel: int, inner: int, state: int, rank: int, groups: int | None = None) -> dict[str, Any]:
@@ -127,22 +52,22 @@ _DELTA = {
 _NONE = {"kind": "none"}
 
 _DENSE = [
-    Skeleton("llama-3.1-8b", "llama", "llama", _base(4, 128, **_heads(32, 8, 128)), [[_full(8, 128)]] * 4),
-    Skeleton("gemma-2b", "gemma", "gemma", _base(3, 128, **_heads(8, 1, 256)), [[_full(1, 256)]] * 3),
+    Skeleton("llama-3.1-8b", "llama", "llama", base(4, 128, **heads(32, 8, 128)), [[full(8, 128)]] * 4),
+    Skeleton("gemma-2b", "gemma", "gemma", base(3, 128, **heads(8, 1, 256)), [[full(1, 256)]] * 3),
     Skeleton(
         "stablelm-3b",
         "stablelm",
         "stablelm",
-        _base(2, 2560, **{**_heads(32, 32, 80), "attention.layer_norm_epsilon": 1e-5, "use_parallel_residual": False}),
-        [[_full(32, 80)]] * 2,
+        base(2, 2560, **{**heads(32, 32, 80), "attention.layer_norm_epsilon": 1e-5, "use_parallel_residual": False}),
+        [[full(32, 80)]] * 2,
     ),
     Skeleton(
         "glm-4.5-air",
         "glm4moe",
         "deepseek_moe",
-        _base(4, 128, **{**_heads(96, 8, 128), **_MIXTURE, "nextn_predict_layers": 1}),
-        [[_full(8, 128)]] * 3,
-        draft_layers=[[_full(8, 128)]],
+        base(4, 128, **{**heads(96, 8, 128), **_MIXTURE, "nextn_predict_layers": 1}),
+        [[full(8, 128)]] * 3,
+        draft_layers=[[full(8, 128)]],
         options=(options(3000, 2, "f16", draft=True), options(3000, 2, "f16", draft=True, unified=True)),
         optional_tensors=(
             "blk.0.attn_norm.weight",
@@ -156,68 +81,68 @@ _WINDOWED = [
         "gemma-3-27b",
         "gemma3",
         "gemma_multimodal",
-        _base(6, 128, **{**_heads(32, 16, 128), "attention.sliding_window": 1024}),
-        [*[[_window(1024, 16, 128)]] * 5, [_full(16, 128)]],
+        base(6, 128, **{**heads(32, 16, 128), "attention.sliding_window": 1024}),
+        [*[[window(1024, 16, 128)]] * 5, [full(16, 128)]],
     ),
     Skeleton(
         "gemma-2-9b",
         "gemma2",
         "gemma",
-        _base(4, 128, **{**_heads(16, 8, 256), "attention.sliding_window": 4096}),
-        [[_window(4096, 8, 256)], [_full(8, 256)]] * 2,
+        base(4, 128, **{**heads(16, 8, 256), "attention.sliding_window": 4096}),
+        [[window(4096, 8, 256)], [full(8, 256)]] * 2,
     ),
     Skeleton(
         "gpt-oss-20b",
         "gpt-oss",
         "gpt_oss",
-        _base(4, 128, **{**_heads(64, 8, 64), **_experts(), "attention.sliding_window": 128}),
-        [[_window(128, 8, 64)], [_full(8, 64)]] * 2,
+        base(4, 128, **{**heads(64, 8, 64), **experts(), "attention.sliding_window": 128}),
+        [[window(128, 8, 64)], [full(8, 64)]] * 2,
     ),
     Skeleton(
         "mimo-v2-flash",
         "mimo2",
         "mimo",
-        _base(
+        base(
             4,
             128,
             **{
-                **_heads(64, [4, 8, 8, 8], 192, 128),
-                **_experts(),
+                **heads(64, [4, 8, 8, 8], 192, 128),
+                **experts(),
                 "attention.sliding_window": 128,
                 "attention.sliding_window_pattern": [False, True, True, True],
                 "rope.freq_base_swa": 10000.0,
                 "rope.dimension_count": 64,
             },
         ),
-        [[_full(4, 192, 128)], *[[_window(128, 8, 192, 128)]] * 3],
+        [[full(4, 192, 128)], *[[window(128, 8, 192, 128)]] * 3],
     ),
     Skeleton(
         "phi-3-mini-4k",
         "phi3",
         "phi",
-        _base(
+        base(
             3,
             3072,
-            **{**_heads(32, 32, 96), "attention.sliding_window": 2047, "rope.scaling.original_context_length": 4096},
+            **{**heads(32, 32, 96), "attention.sliding_window": 2047, "rope.scaling.original_context_length": 4096},
         ),
-        [[_window(2047, 32, 96)]] * 3,
-        optional_tensors=_blocks(range(3), "attn_qkv.weight"),
+        [[window(2047, 32, 96)]] * 3,
+        optional_tensors=blocks(range(3), "attn_qkv.weight"),
     ),
     Skeleton(
         "llama-4-scout",
         "llama4",
         "llama4_vision",
-        _base(4, 128, **{**_heads(40, 8, 128), **_experts(), "interleave_moe_layer_step": 1}),
-        [*[[{**_full(8, 128), "kind": "chunked_local", "chunk_size": 8192}]] * 3, [_full(8, 128)]],
+        base(4, 128, **{**heads(40, 8, 128), **experts(), "interleave_moe_layer_step": 1}),
+        [*[[{**full(8, 128), "kind": "chunked_local", "chunk_size": 8192}]] * 3, [full(8, 128)]],
     ),
 ]
 _LATENTS = [
-    Skeleton("deepseek-v3", "deepseek2", "deepseek", _base(3, 128, **{**_LATENT_HEADER, **_MIXTURE}), [[_LATENT]] * 3),
+    Skeleton("deepseek-v3", "deepseek2", "deepseek", base(3, 128, **{**_LATENT_HEADER, **_MIXTURE}), [[_LATENT]] * 3),
     Skeleton(
         "glm-5.1",
         "glm-dsa",
         "deepseek",
-        _base(
+        base(
             4,
             128,
             **{
@@ -234,7 +159,7 @@ _LATENTS = [
         options=(options(3000, 2, "f16", draft=True),),
         optional_tensors=(
             *("blk.0.attn_norm.weight", "blk.3.nextn.eh_proj.weight", "blk.3.nextn.shared_head_norm.weight"),
-            *_blocks(
+            *blocks(
                 range(4),
                 *("indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.proj.weight"),
                 *("indexer.attn_k.weight", "indexer.attn_q_b.weight"),
@@ -245,11 +170,11 @@ _LATENTS = [
         "minimax-m3",
         "minimax-m3",
         "minimax_m3",
-        _base(
+        base(
             3,
             128,
             **{
-                **_heads(64, 4, 128),
+                **heads(64, 4, 128),
                 **_MIXTURE,
                 "attention.indexer.head_count": 4,
                 "attention.indexer.key_length": 128,
@@ -259,7 +184,7 @@ _LATENTS = [
                 "rope.dimension_count": 64,
             },
         ),
-        [[_full(4, 128)], *[[_full(4, 128), _INDEX]] * 2],
+        [[full(4, 128)], *[[full(4, 128), _INDEX]] * 2],
     ),
 ]
 _V4_WINDOW = {"kind": "latent", "kv_lora_rank": 448, "qk_rope_head_dim": 64, "window": 128}
@@ -278,12 +203,12 @@ _LATENTS.append(
         "deepseek-v4",
         "deepseek4",
         "deepseek_v4",
-        _base(
+        base(
             4,
             128,
             **{
-                **_heads(8, 1, 512),
-                **_experts(expert_shared_count=1, expert_gating_func=4, expert_weights_scale=1.0),
+                **heads(8, 1, 512),
+                **experts(expert_shared_count=1, expert_gating_func=4, expert_weights_scale=1.0),
                 "expert_weights_norm": True,
                 "swiglu_clamp_exp": [10.0] * 4,
                 "rope.dimension_count": 64,
@@ -316,109 +241,109 @@ _RECURRENT = [
         "mamba-130m",
         "mamba",
         "mamba",
-        _base(3, 768, **{**_ssm(4, 1536, 16, 48), "feed_forward_length": 0, "attention.head_count": 0}),
+        base(3, 768, **{**_ssm(4, 1536, 16, 48), "feed_forward_length": 0, "attention.head_count": 0}),
         [[_MAMBA1]] * 3,
     ),
     Skeleton(
         "mamba2-130m",
         "mamba2",
         "mamba",
-        _base(3, 768, **{**_ssm(4, 1536, 128, 24, 1), "feed_forward_length": 0, "attention.head_count": 0}),
+        base(3, 768, **{**_ssm(4, 1536, 128, 24, 1), "feed_forward_length": 0, "attention.head_count": 0}),
         [[_mamba2(24, 64, 128, 1)]] * 3,
     ),
     Skeleton(
         "jamba",
         "jamba",
         "jamba",
-        _base(4, 1024, **{**_heads(8, [0, 0, 8, 0], 128), **_ssm(4, 2048, 16, 48)}),
-        [*[[{**_MAMBA1, "intermediate_size": 2048}]] * 2, [_full(8, 128)], [{**_MAMBA1, "intermediate_size": 2048}]],
+        base(4, 1024, **{**heads(8, [0, 0, 8, 0], 128), **_ssm(4, 2048, 16, 48)}),
+        [*[[{**_MAMBA1, "intermediate_size": 2048}]] * 2, [full(8, 128)], [{**_MAMBA1, "intermediate_size": 2048}]],
     ),
     Skeleton(
         "falcon-h1-0.5b",
         "falcon-h1",
         "bamba",
-        _base(3, 128, **{**_heads(8, 2, 64), **_ssm(4, 1536, 128, 24, 1)}),
-        [[_full(2, 64), _mamba2(24, 64, 128, 1)]] * 3,
-        optional_tensors=_blocks(range(3), "ssm_conv1d.bias"),
+        base(3, 128, **{**heads(8, 2, 64), **_ssm(4, 1536, 128, 24, 1)}),
+        [[full(2, 64), _mamba2(24, 64, 128, 1)]] * 3,
+        optional_tensors=blocks(range(3), "ssm_conv1d.bias"),
     ),
     Skeleton(
         "granite-4.0-h-micro",
         "granitehybrid",
         "bamba",
-        _base(4, 768, **{**_heads(32, [0, 0, 8, 0], 64), **_ssm(4, 1536, 128, 24, 1)}),
-        [[_mamba2(24, 64, 128, 1)], [_mamba2(24, 64, 128, 1)], [_full(8, 64)], [_mamba2(24, 64, 128, 1)]],
-        optional_tensors=_blocks((0, 1, 3), "ssm_conv1d.bias"),
+        base(4, 768, **{**heads(32, [0, 0, 8, 0], 64), **_ssm(4, 1536, 128, 24, 1)}),
+        [[_mamba2(24, 64, 128, 1)], [_mamba2(24, 64, 128, 1)], [full(8, 64)], [_mamba2(24, 64, 128, 1)]],
+        optional_tensors=blocks((0, 1, 3), "ssm_conv1d.bias"),
     ),
     Skeleton(
         "nemotron-h-4b",
         "nemotron_h",
         "nemotron_h",
-        _base(
+        base(
             6,
             128,
             **{
-                **_heads(32, [0, 0, 8, 0, 0, 0], 128),
+                **heads(32, [0, 0, 8, 0, 0, 0], 128),
                 **_ssm(4, 1536, 128, 24, 8),
                 "feed_forward_length": [0, 64, 0, 64, 0, 64],
                 "attention.layer_norm_epsilon": 1e-5,
             },
         ),
-        [[_mamba2(24, 64, 128, 8)], [_NONE], [_full(8, 128)], [_NONE], [_mamba2(24, 64, 128, 8)], [_NONE]],
+        [[_mamba2(24, 64, 128, 8)], [_NONE], [full(8, 128)], [_NONE], [_mamba2(24, 64, 128, 8)], [_NONE]],
         options=(options(2048, 2, "f16", speculative=5),),
-        optional_tensors=_blocks((0, 4), "ssm_conv1d.bias"),
+        optional_tensors=blocks((0, 4), "ssm_conv1d.bias"),
     ),
     Skeleton(
         "qwen3-next",
         "qwen3next",
         "qwen3_next",
-        _base(
+        base(
             4,
             128,
             **{
-                **_heads(16, 2, 256),
-                **_experts(),
+                **heads(16, 2, 256),
+                **experts(),
                 **_ssm(4, 4096, 128, 32, 16),
                 "rope.dimension_count": 64,
                 "expert_shared_feed_forward_length": 32,
             },
         ),
-        [*[[_DELTA]] * 3, [_full(2, 256)]],
+        [*[[_DELTA]] * 3, [full(2, 256)]],
         options=(options(2048, 2, "f16", speculative=3),),
-        optional_tensors=_blocks(range(3), "attn_qkv.weight", "attn_gate.weight"),
+        optional_tensors=blocks(range(3), "attn_qkv.weight", "attn_gate.weight"),
     ),
     Skeleton(
         "qwen3.5",
         "qwen35",
         "qwen_vl",
-        _base(
+        base(
             4,
             128,
             **{
-                **_heads(24, 4, 256),
+                **heads(24, 4, 256),
                 **_ssm(4, 4096, 128, 32, 16),
                 "rope.dimension_count": 64,
                 "rope.dimension_sections": [11, 11, 10, 0],
             },
         ),
-        [*[[_DELTA]] * 3, [_full(4, 256)]],
+        [*[[_DELTA]] * 3, [full(4, 256)]],
         options=(options(2048, 2, "f16", speculative=3),),
-        optional_tensors=_blocks(range(3), "attn_qkv.weight", "attn_gate.weight"),
+        optional_tensors=blocks(range(3), "attn_qkv.weight", "attn_gate.weight"),
     ),
     Skeleton(
         "lfm2-350m",
         "lfm2",
         "lfm2",
-        _base(4, 1024, **{**_heads(16, [0, 0, 8, 0], 64), "shortconv.l_cache": 3}),
+        base(4, 1024, **{**heads(16, [0, 0, 8, 0], 64), "shortconv.l_cache": 3}),
         [[{"kind": "short_conv", "channels": 1024, "conv_kernel": 3}]] * 2
-        + [[_full(8, 64)], [{"kind": "short_conv", "channels": 1024, "conv_kernel": 3}]],
+        + [[full(8, 64)], [{"kind": "short_conv", "channels": 1024, "conv_kernel": 3}]],
         options=(options(2048, 2, "f16", speculative=3),),
     ),
     Skeleton(
         "minimax-text-01",
         "minimax-01",
         "minimax_01",
-        _base(8, 128, **{**_heads(64, 8, 128), **_experts(), "rope.dimension_count": 64, "residual_scale": 1.0}),
-        [*[[{"kind": "linear_attention", "num_heads": 64, "head_dim": 128}]] * 7, [_full(8, 128)]],
+        base(8, 128, **{**heads(64, 8, 128), **experts(), "rope.dimension_count": 64, "residual_scale": 1.0}),
+        [*[[{"kind": "linear_attention", "num_heads": 64, "head_dim": 128}]] * 7, [full(8, 128)]],
     ),
 ]
 SKELETONS = (*_DENSE, *_WINDOWED, *_LATENTS, *_RECURRENT)

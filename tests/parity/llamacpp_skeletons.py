@@ -22,7 +22,8 @@ from typing import Any
 import gguf
 import llama_cpp
 import numpy as np
-from llamacpp_shapes import OPTIONS, SKELETONS, Skeleton
+from llamacpp_header import OPTIONS, Skeleton
+from llamacpp_shapes import SKELETONS
 
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}

@@ -25,7 +25,7 @@ def skeletons() -> Any:
     pytest.importorskip("gguf", reason="gguf is not installed")
     import llamacpp_skeletons
 
-    if llamacpp_skeletons.VERSION != STORED["version"]:
+    if STORED["version"] != llamacpp_skeletons.VERSION:
         pytest.skip(f"the vectors are those of llama-cpp-python {STORED['version']}")
     llamacpp_skeletons.start()
     return llamacpp_skeletons

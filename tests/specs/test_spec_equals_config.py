@@ -49,7 +49,7 @@ def test_a_spec_has_the_layers_of_its_config_in_order(path: Path) -> None:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_spec_has_the_facts_of_its_config(path: Path) -> None:
     spec, config = pair(path)
-    facts = ("family", "dtype", "kv_scheme", "kv_scheme_method")
+    facts = ("family", "architecture_class", "dtype", "kv_scheme", "kv_scheme_method")
     assert {name: getattr(spec, name) for name in facts} == {name: getattr(config, name) for name in facts}
     sizes = ("num_heads", "hidden_size", "encoder_tokens", "num_encoder_layers")
     assert [getattr(spec.architecture, name) for name in sizes] == [

@@ -52,6 +52,28 @@ NOT_IN_LLAMACPP: Mapping[str, str] = {
 }
 """Families of which ``conversion/__init__.py`` (``TEXT_MODEL_MAP``) lists no architecture."""
 
+CLASSES_NOT_IN_LLAMACPP: Mapping[str, str] = {
+    "AXK1ForCausalLM": "A.X-K1",
+    "BailingHybridForCausalLM": "Ling-2.5 hybrid",
+    "CwmForCausalLM": "CWM",
+    "DeepseekVLV2ForCausalLM": "DeepSeek-VL2",
+    "FlexOlmoForCausalLM": "FlexOlmo",
+    "GPTNeoForCausalLM": "GPT-Neo",
+    "HeliumForCausalLM": "Helium",
+    "HyperCLOVAXForCausalLM": "HyperCLOVA X",
+    "InternLMForCausalLM": "InternLM (first)",
+    "LongT5ForConditionalGeneration": "LongT5",
+    "OpenAIGPTLMHeadModel": "GPT (first)",
+    "PaliGemmaForConditionalGeneration": "PaliGemma",
+    "PersimmonForCausalLM": "Persimmon",
+    "Rwkv5ForCausalLM": "RWKV-5",
+    "RwkvForCausalLM": "RWKV-4 or RWKV-5",
+    "Step3TextForCausalLM": "Step-3",
+    "SwitchTransformersForConditionalGeneration": "Switch Transformers",
+    "VaultGemmaForCausalLM": "VaultGemma",
+}
+"""Classes that the same list lacks, of families of which it has others."""
+
 STATES_IN_EVERY_LAYER = frozenset({"mamba", "mamba_ssm", "rwkv"})
 """Architectures with recurrent memory alone (``llm_arch_is_recurrent``): every layer has a state, none has keys."""
 
@@ -64,6 +86,9 @@ KEEPS_ROLLBACK_STATES: Mapping[str, str] = {
 }
 """Architectures that keep one more state for each drafted token (``llm_arch_supports_rs_rollback``)."""
 
+ROLLBACK_CLASSES = frozenset({"BailingMoeV3ForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"})
+"""The same for classes of families of which others keep none."""
+
 CACHE_PER_ENCODER_LAYER = frozenset({"t5"})
 """Encoder-decoders whose cache has a layer for each of the encoder's (``block_count`` is the encoder's depth,
 ``src/models/t5.cpp`` and ``llama_kv_cache``), whatever the decoder's depth."""
@@ -73,7 +98,7 @@ _MINICPM3_ROW = 256 + 32
 
 def refuse_missing(facts: ModelFacts, kinds: Iterable[LayerKind]) -> None:
     """Raise UnsupportedError where llama.cpp has no such architecture, or stores it in a way kvplan cannot see."""
-    name = NOT_IN_LLAMACPP.get(facts.family)
+    name = CLASSES_NOT_IN_LLAMACPP.get(facts.architecture_class or "") or NOT_IN_LLAMACPP.get(facts.family)
     for kind in kinds:
         if isinstance(kind, Rwkv) and kind.state_columns == 1:
             name = "RWKV-4"

@@ -11,6 +11,7 @@ from kvplan.core.geometry import PlacedKind, group_kinds
 from kvplan.engines.llamacpp.architectures import (
     CACHE_PER_ENCODER_LAYER,
     KEEPS_ROLLBACK_STATES,
+    ROLLBACK_CLASSES,
     STATES_IN_EVERY_LAYER,
     WINDOWS_IGNORED,
 )
@@ -60,16 +61,20 @@ Device = tuple[Placed, ...]
 def place_devices(request: EngineRequest, flash_attention: bool) -> tuple[Device, ...]:
     """The layers of each device, equal ones grouped."""
     layers = tuple(layer for stage in request.stages for layer in stage)
+    num_trunk, num_owned = len(layers) - request.num_draft_layers, len(layers)
+    layers += _encoder_layers(layers, request)
     rules = read_rules(request, flash_attention)
-    num_trunk = len(layers) - request.num_draft_layers
-    trunks = split_layers(layers, request.parallel.pp)
     devices, start = [], 0
-    for stage in trunks:
-        end = start + len(stage)
-        cut = max(0, min(end, num_trunk) - start)
-        groups = _group(stage[:cut], request, rules) + _group_drafts(stage[cut:], request, rules)
-        devices.append((*groups, *_unowned(stage[:cut], layers, request, rules)))
-        start = end
+    for stage in split_layers(layers, request.parallel.pp):
+        trunk, draft = (max(0, min(len(stage), end - start)) for end in (num_trunk, num_owned))
+        devices.append(
+            (
+                *_group(stage[:trunk], request, rules),
+                *_group_drafts(stage[trunk:draft], request, rules),
+                *_unowned(stage[:trunk], stage[draft:], layers, request, rules),
+            )
+        )
+        start += len(stage)
     return tuple(devices)
 
 
@@ -100,7 +105,8 @@ def read_rules(request: EngineRequest, flash_attention: bool) -> Rules:
 
 def rollback_tokens(request: EngineRequest) -> int:
     """``n_rs_seq``: drafted tokens whose states are kept, so that a rejected one can be taken back."""
-    if request.facts.family not in KEEPS_ROLLBACK_STATES:
+    facts = request.facts
+    if facts.family not in KEEPS_ROLLBACK_STATES and facts.architecture_class not in ROLLBACK_CLASSES:
         return 0
     default = DEFAULT_DRAFT_TOKENS if request.num_draft_layers else 0
     return request.settings.num_speculative_tokens or default
@@ -134,18 +140,20 @@ def _group_drafts(stage: Stage, request: EngineRequest, rules: Rules) -> Device:
     )
 
 
-def _unowned(stage: Stage, layers: Stage, request: EngineRequest, rules: Rules) -> Device:
-    """Layers that llama.cpp allocates beyond the model's own on this device."""
-    family = request.facts.family
-    if family in STATES_IN_EVERY_LAYER:
+def _encoder_layers(layers: Stage, request: EngineRequest) -> Stage:
+    """Layers that the cache has because the encoder is deeper than the decoder."""
+    if request.facts.family not in CACHE_PER_ENCODER_LAYER:
+        return ()
+    return layers[:1] * max(0, (request.facts.num_encoder_layers or 0) - len(layers))
+
+
+def _unowned(stage: Stage, encoder: Stage, layers: Stage, request: EngineRequest, rules: Rules) -> Device:
+    """What llama.cpp allocates beyond the model's own: states of layers without any, layers of the encoder."""
+    found = [(item, 1) for layer in encoder for item in layer]
+    if request.facts.family in STATES_IN_EVERY_LAYER:
         mixers = [item for layer in layers for item in layer if _is_mixer(item)]
-        count = sum(not any(_is_mixer(item) for item in layer) for layer in stage)
-        return (Placed(item=mixers[0], count=count, rules=rules, owned=False),) if mixers and count else ()
-    encoder_layers = request.facts.num_encoder_layers
-    if family in CACHE_PER_ENCODER_LAYER and encoder_layers is not None and encoder_layers > len(layers):
-        count = (encoder_layers - len(layers)) * len(stage) // len(layers)
-        return (Placed(item=stage[0][0], count=count, rules=rules, owned=False),) if count else ()
-    return ()
+        found += [(item, sum(not any(map(_is_mixer, layer)) for layer in stage)) for item in mixers[:1]]
+    return tuple(Placed(item=item, count=count, rules=rules, owned=False) for item, count in found if count)
 
 
 def allocate_rank(device: Device, slots: Slots) -> RankAllocation:
@@ -180,7 +188,7 @@ class Capacity:
 
 
 def read_capacity(devices: tuple[Device, ...], slots: Slots, sequence_tokens: int, memory_bytes: int) -> Capacity:
-    """The longest context of ``slots.sequences``, and the most sequences of ``sequence_tokens``, in ``memory_bytes``."""
+    """The longest context of ``slots.sequences``, and the most sequences of ``sequence_tokens``, in such a memory."""
 
     def fits(sequences: int, tokens: int) -> bool:
         changed = replace_slots(slots, sequences, tokens)

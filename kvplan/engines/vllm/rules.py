@@ -49,6 +49,10 @@ class Rules:
     ``glm_fp8_on_blackwell``      GLM-5's ``auto`` is FP8 on compute capability 10.x
     ``sparse_flash4``             FlashAttention 4's sparse latent attention on Blackwell
     ``sixteen_bits_match``        a 16-bit cache dtype must be the model's own
+    ``second_runner_runs_all``    the second model runner runs hybrids and mixtures of experts too, and estimates its
+                                  CUDA graphs before the cache is sized
+    ``profiles_float_logits``     the second runner's profiling batch samples from logits in 32 bits
+    ``profiles_top_k``            and filters them by top-k and top-p
     """
 
     version: str
@@ -84,6 +88,9 @@ class Rules:
     glm_fp8_on_blackwell: bool = True
     sparse_flash4: bool = False
     sixteen_bits_match: bool = False
+    second_runner_runs_all: bool = True
+    profiles_float_logits: bool = False
+    profiles_top_k: bool = False
 
 
 V0_25 = Rules(
@@ -115,6 +122,8 @@ V0_25 = Rules(
     one_log_line=False,
     counts_own_token=False,
     glm_fp8_on_blackwell=False,
+    second_runner_runs_all=False,
+    profiles_float_logits=True,
 )
 """vLLM 0.25.1: ``v1/kv_cache_interface.py:546`` (windows), ``config/model.py:1883`` (hybrids cache no prefixes),
 ``platforms/interface.py`` (the first backend decides), ``v1/core/kv_cache_utils.py`` (groups, check, log)."""
@@ -129,6 +138,8 @@ V0_33 = Rules(
     small_batch_capabilities=((12, 1),),
     sparse_flash4=True,
     sixteen_bits_match=True,
+    profiles_float_logits=True,
+    profiles_top_k=True,
 )
 """vLLM 0.33.0: ``layers/mamba/gdn/qwen_gdn_linear_attn.py:736`` (delta nets), ``engine/arg_utils.py:2940`` (GB10),
 ``platforms/cuda.py:84`` (sparse), ``config/vllm.py:1492`` (16 bits); planner in ``v1/core/kv_cache_planning.py``."""

