@@ -66,9 +66,7 @@ class Overhead:
 def live_tensor(name: str, *dimensions: int, element_bytes: int = 2) -> LiveTensor:
     """A tensor of the given dimensions; elements of 16 bits unless told otherwise."""
     shape = " x ".join(f"{dimension:,}" for dimension in dimensions)
-    return LiveTensor(
-        name=name, shape=f"{shape} x {element_bytes} B", size_bytes=prod(dimensions) * element_bytes
-    )
+    return LiveTensor(name=name, shape=f"{shape} x {element_bytes} B", size_bytes=prod(dimensions) * element_bytes)
 
 
 def live_bytes(name: str, size_bytes: int) -> LiveTensor:

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from kvplan.core.errors import UnknownNameError, UsageError
 from kvplan.core.frozen import dataclass
-from kvplan.core.model import Parameters
+from kvplan.core.model import PARAMETER_PARTS, Parameters
 
 _SIXTEEN = Fraction(16)
 
@@ -62,22 +62,29 @@ class WeightFormat:
         return replace(self, name=f"{self.name}_{scope}", attention_bits=_SIXTEEN, mlp_bits=mlp_bits)
 
 
-def weights_bytes(parameters: Parameters, weight_format: WeightFormat) -> int:
-    """Bytes of all parameters (draft layers excluded) in a format, rounded up to a whole byte."""
-    tied = not parameters.output_head
+def part_bits(weight_format: WeightFormat, tied: bool) -> dict[str, Fraction]:
+    """Bits per parameter of each part of ``Parameters``, draft layers (``mtp``) included; ``tied``: no output head."""
     linear = weight_format.linear_bits
     attention = linear if weight_format.attention_bits is None else weight_format.attention_bits
-    mlp = linear if weight_format.mlp_bits is None else weight_format.mlp_bits
-    bits = (
-        parameters.experts * linear
-        + parameters.mlp * mlp
-        + (parameters.attention + parameters.state) * attention
-        + parameters.embedding * (weight_format.head_bits if tied else weight_format.embedding_bits)
-        + parameters.output_head * weight_format.head_bits
-        + (parameters.norms + parameters.routers) * weight_format.norm_bits
-        + (parameters.towers + parameters.other) * weight_format.tower_bits
-    )
-    return math.ceil(bits / 8)
+    return {
+        "embedding": weight_format.head_bits if tied else weight_format.embedding_bits,
+        "output_head": weight_format.head_bits,
+        "attention": attention,
+        "state": attention,
+        "mlp": linear if weight_format.mlp_bits is None else weight_format.mlp_bits,
+        "experts": linear,
+        "routers": weight_format.norm_bits,
+        "norms": weight_format.norm_bits,
+        "towers": weight_format.tower_bits,
+        "other": weight_format.tower_bits,
+        "mtp": linear,
+    }
+
+
+def weights_bytes(parameters: Parameters, weight_format: WeightFormat) -> int:
+    """Bytes of all parameters (draft layers excluded) in a format, rounded up to a whole byte."""
+    bits = part_bits(weight_format, tied=not parameters.output_head)
+    return math.ceil(sum((getattr(parameters, name) * bits[name] for name in PARAMETER_PARTS), Fraction(0)) / 8)
 
 
 _NAME = r"(?P<base>.+?)(?:_g(?P<group>[0-9]{1,6}))?(?:_(?P<scope>mlp|experts))?"

@@ -47,9 +47,10 @@ RING_FAMILIES: Mapping[str, str] = {
     "gpt_oss": "architecture/gpt_oss.py",
     "laguna": "architecture/laguna.py",
     "mimo": "architecture/mimo_v2.py",
+    "step3": "architecture/step3_5.py",
 }
 """Families whose windowed layers are ``SlidingAttention`` (a ring per slot) unless ``-swa_full``; the others' pages
-hold every token. Gemma 4 is told by its layers: see ``_has_rings``."""
+hold every token. Gemma 4 is told by its class: see ``_has_rings``."""
 
 _RING_SLACK_TOKENS = 512
 """``SlidingAttention(sliding_window_overp=2 * PAGE_SIZE)``. Most architectures pass the window less the query itself,
@@ -301,12 +302,18 @@ def _state_shape(kind: GatedDeltaNet | KimiDeltaAttention | Mamba2) -> tuple[int
 
 
 def _has_rings(request: EngineRequest) -> bool:
-    """Whether windowed layers are rings: by family, and in Gemma 4, whose full layers alone have heads of their own."""
-    if request.facts.family in RING_FAMILIES:
+    """Whether windowed layers are rings: by family, and in Gemma 4 (``architecture/gemma4.py``), not in Gemma 2 and 3.
+
+    Where the class is not known, Gemma 4 is the one whose full layers have heads of their own.
+    """
+    facts = request.facts
+    if facts.family in RING_FAMILIES:
         return True
+    if facts.architecture_class is not None:
+        return facts.architecture_class.startswith("Gemma4")
     kinds = {item.kind for stage in request.stages for layer in stage for item in layer}
     dims = [{kind.head_dim for kind in kinds if isinstance(kind, cls)} for cls in (FullAttention, SlidingWindow)]
-    return request.facts.family == "gemma_multimodal" and dims[0] != dims[1]
+    return facts.family == "gemma_multimodal" and dims[0] != dims[1]
 
 
 def _latents(stages: tuple[Stage, ...]) -> bool:

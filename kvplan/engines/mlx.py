@@ -56,10 +56,15 @@ WINDOWS_IGNORED: Mapping[str, str] = {
 }
 """Families whose windowed layers keep every token, and why; Gemma 2 is told by its layers (``_ignores_windows``)."""
 
+EXPANDED_HEADS: Mapping[str, tuple[int, int, str]] = {
+    "DeepseekV2ForCausalLM": (192, 128, "models/deepseek_v2.py"),
+    "MiniCPM3ForCausalLM": (96, 64, "models/minicpm3.py"),
+}
+"""Classes of latent attention that cache the keys and values of every head, not the latent: their widths and file."""
+
 _V2_SHAPES = ((5120, 128), (2048, 16))
 _V2_CONTEXT_TOKENS = 163840
-"""(hidden size, heads) and context of DeepSeek-V2 and V2-Lite: ``models/deepseek_v2.py`` caches keys of 192 and values
-of 128 for every head, where ``deepseek_v3.py`` caches the latent. The layers of both read alike."""
+"""(hidden size, heads) and context of DeepSeek-V2 and V2-Lite, which tell where the class is not known."""
 
 _BITS = (1, 2, 3, 4, 5, 6, 8)
 _GROUPS = (32, 64, 128)
@@ -269,8 +274,9 @@ class _Caches:
             yield "index caches hold values of zeros beside their keys, in every latent layer"
             if self.asked:
                 yield "--kv-bits passes over latents with an indexer"
-        if _expands(self.request):
-            yield "models/deepseek_v2.py caches the keys and values of every head, not the latent"
+        expanded = _expanded_heads(self.request)
+        if expanded is not None:
+            yield f"{expanded[2]} caches the keys and values of every head, not the latent"
         if any(isinstance(kind, (Mamba1, RgLru)) for kind in self.kinds):
             yield "the recurrent state has the model's dtype"
 
@@ -306,8 +312,10 @@ def cached_kind(kind: LayerKind, request: EngineRequest) -> LayerKind:
     """The kind as mlx-lm caches it."""
     if isinstance(kind, SlidingWindow) and _ignores_windows(request):
         return FullAttention(num_kv_heads=kind.num_kv_heads, head_dim=kind.head_dim, v_head_dim=kind.v_head_dim)
-    if isinstance(kind, Latent) and _expands(request):
-        return FullAttention(num_kv_heads=request.facts.num_heads or 1, head_dim=192, v_head_dim=128)
+    expanded = _expanded_heads(request)
+    if isinstance(kind, Latent) and expanded is not None:
+        key, value, _ = expanded
+        return FullAttention(num_kv_heads=request.facts.num_heads or 1, head_dim=key, v_head_dim=value)
     if isinstance(kind, (Mamba1, RgLru)):
         return replace(kind, state_dtype="model")
     return kind
@@ -321,15 +329,19 @@ def _ignores_windows(request: EngineRequest) -> bool:
 
 
 def _is_gemma2(request: EngineRequest) -> bool:
-    """Gemma 2 has as many windowed layers as full ones; Gemma 3, of the same family, five times as many."""
+    """Where the class is not known: Gemma 2 has as many windowed layers as full ones, Gemma 3 five times as many."""
+    if request.facts.architecture_class is not None:
+        return request.facts.architecture_class == "Gemma2ForCausalLM"
     kinds = [type(item.kind) for layer in request.stages[0] for item in layer]
     return request.facts.family == "gemma" and 0 < kinds.count(FullAttention) == kinds.count(SlidingWindow)
 
 
-def _expands(request: EngineRequest) -> bool:
+def _expanded_heads(request: EngineRequest) -> tuple[int, int, str] | None:
+    """The entry of a class that caches every head; a DeepSeek of unknown class is V2 if it has V2's shape."""
     facts = request.facts
     v2 = (facts.hidden_size, facts.num_heads) in _V2_SHAPES and facts.max_context_tokens == _V2_CONTEXT_TOKENS
-    return facts.family == "deepseek" and v2
+    guess = "DeepseekV2ForCausalLM" if facts.family == "deepseek" and v2 else ""
+    return EXPANDED_HEADS.get(facts.architecture_class or guess)
 
 
 def _words(kind: LayerKind) -> str:

@@ -8,6 +8,7 @@ An estimate: its C++ pools are not read, and ``use_kv_cache_manager_v2`` is ``au
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 from kvplan.core.attention import (
     ChunkedLocal,
@@ -42,6 +43,9 @@ from kvplan.core.units import GIB, cdiv, format_bytes
 BLOCK_TOKENS = 32
 FLASH_MLA_BLOCK_TOKENS = 64
 """``tokens_per_block``, and what ``py_executor_creator.py`` makes of it for latents on SM 9.0 (FlashMLA)."""
+
+FREE_MEMORY = Fraction(9, 10)
+"""``free_gpu_memory_fraction`` of ``KvCacheConfig`` (documentation of 1.4.0rc1)."""
 
 _WORDS = {
     "bf16": "bf16",
@@ -282,6 +286,15 @@ class _Plan:
         widest = None if None in held else max(window for window in held if window is not None)
         per_request = states + len(pools) * max(blocks * size for blocks, size in pools.values())
         return held[widest][0], min(memory / per_request, *(num / blocks for num, blocks in held.values()))
+
+
+def cache_memory(total_bytes: int, weights_bytes: int, peak_bytes: int, fraction: Fraction = FREE_MEMORY) -> int:
+    """Memory of one rank's cache: a fraction of what weights and the peak of a profiling forward leave of the device.
+
+    The fraction is ``free_gpu_memory_fraction``; it multiplies what is left, unlike vLLM's (``_torch/pyexecutor/
+    _util.py`` ``_cal_max_memory``). ``peak_bytes`` are activations and all that is not PyTorch's.
+    """
+    return max(0, int((total_bytes - weights_bytes - peak_bytes) * fraction))
 
 
 ENGINE = TrtLlm()

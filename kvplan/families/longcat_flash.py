@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from kvplan.core.config_reader import ConfigReader
 from kvplan.core.counting import gated_mlp
+from kvplan.core.draft_layers import read_draft_count
 from kvplan.core.family import Family
 from kvplan.core.latent_attention import LatentShape, read_latent_shape
 from kvplan.core.mixture import MixtureShape
@@ -25,7 +26,8 @@ def _read(config: ConfigReader) -> Architecture:
     hidden = config.integer("hidden_size")
     heads = config.integer("num_attention_heads")
     attention = read_latent_shape(config, hidden, heads)
-    num_draft = config.integer("num_nextn_predict_layers", default=0, minimum=0)
+    source = "vLLM 0.32 models/longcat_flash_mtp.py"
+    num_draft = read_draft_count(config, "num_nextn_predict_layers", unstated=1, source=source)
     return Architecture(
         layers=num_layers * ((attention.kind(), attention.kind()),),
         hidden_size=hidden,

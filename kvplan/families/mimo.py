@@ -18,6 +18,7 @@ from kvplan.core.decoder import (
     mixture_feed_forward,
     read_mixture,
 )
+from kvplan.core.draft_layers import read_draft_count
 from kvplan.core.family import Family
 from kvplan.core.mixture import read_sparse_layers
 from kvplan.core.model import Architecture
@@ -38,7 +39,8 @@ def _read(config: ConfigReader) -> Architecture:
         _block(full, None, full_sinks, feed) if entry == FULL else _block(sliding, window, sliding_sinks, feed)
         for entry, feed in zip(types, feeds)
     ]
-    num_draft = config.integer("num_nextn_predict_layers", default=0, minimum=0)
+    source = "vLLM 0.32 models/mimo_v2_mtp.py loads the first of them"
+    num_draft = read_draft_count(config, "num_nextn_predict_layers", unstated=1, source=source)
     dense = dense_feed_forward(full.hidden_size, config.integer("intermediate_size"))
     draft = _block(sliding, window, sliding_sinks, dense)  # the draft layers slide and are dense (MiMo-V2-Flash report)
     return decoder(config, blocks, hidden_size=full.hidden_size, num_heads=full.num_heads, draft=[draft] * num_draft)

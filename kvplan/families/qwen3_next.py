@@ -16,6 +16,7 @@ from kvplan.core.decoder import (
     read_attention_shape,
     read_mixture,
 )
+from kvplan.core.draft_layers import read_draft_count
 from kvplan.core.family import Family
 from kvplan.core.hybrid_layers import integer_or_default, read_block_names, read_layer_indices, read_state_dtype
 from kvplan.core.mixer_counting import delta_net_mixer
@@ -34,13 +35,23 @@ def read(config: ConfigReader) -> Architecture:
     full = [_attention_block(config, shape, feed) for feed in feeds]
     linear_blocks = _linear_blocks(config, hidden_size, feeds)
     names = _read_names(config, num_layers)
-    num_drafts = config.integer("mtp_num_hidden_layers", "num_nextn_predict_layers", default=0, minimum=0)
     return decoder(
         config,
         [full[layer] if name == "full" else linear_blocks[layer] for layer, name in enumerate(names)],
         hidden_size=hidden_size,
         num_heads=shape.num_heads,
-        draft=[full[-1]] * num_drafts,
+        draft=[full[-1]] * _num_drafts(config),
+    )
+
+
+def _num_drafts(config: ConfigReader) -> int:
+    """As stated (Qwen3.5); Qwen3-Next's config leaves its one out."""
+    names = {config.text("model_type", default=""), *(config.texts("architectures") or [])}
+    return read_draft_count(
+        config,
+        *("mtp_num_hidden_layers", "num_nextn_predict_layers"),
+        unstated=int(not names.isdisjoint({"qwen3_next", "Qwen3NextForCausalLM"})),
+        source="vLLM 0.32 models/qwen3_next_mtp.py",
     )
 
 

@@ -9,17 +9,18 @@ from kvplan.core.frozen import dataclass
 from kvplan.core.units import GIB, KIB, MIB, format_tokens
 from kvplan.reports.figures import CurveFigure
 
-MAX_LINEAR_RATIO = 24
+MAX_LINEAR_RATIO = 8
 """Memory that spans more than this is drawn on a logarithmic axis, where small and large can both be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis from ``low`` to ``high`` with its ticks; ``logarithmic`` in base two, else linear."""
+    """An axis from ``low`` to ``high`` with its ticks and their labels; ``logarithmic`` in base two, else linear."""
 
     low: float
     high: float
     ticks: tuple[int, ...]
+    labels: tuple[str, ...]
     logarithmic: bool
 
     def place(self, value: float) -> float:
@@ -28,21 +29,15 @@ class Scale:
             return math.log2(value / self.low) / math.log2(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def value(self, place: float) -> float:
-        """The value at a place: the inverse of ``place``."""
-        if self.logarithmic:
-            return float(self.low * (self.high / self.low) ** place)
-        return self.low + place * (self.high - self.low)
-
 
 def token_scale(tokens: Sequence[int], max_ticks: int) -> Scale:
     """Contexts, logarithmic, from the least to the most, with ticks at powers of two: 4k, 8k, 16k."""
     low, high = min(tokens), max(tokens)
     powers = [2**power for power in range(math.ceil(math.log2(low)), high.bit_length()) if low <= 2**power <= high]
     ticks = _thinned(powers, max_ticks) if len(powers) > 1 else sorted({low, high})
-    if low == high:
-        return Scale(low=low / 2, high=high * 2, ticks=tuple(ticks), logarithmic=True)
-    return Scale(low=low, high=high, ticks=tuple(ticks), logarithmic=True)
+    ends = (low, high) if low < high else (low / 2, high * 2)
+    labels = tuple(map(format_tokens, ticks))
+    return Scale(low=ends[0], high=ends[1], ticks=tuple(ticks), labels=labels, logarithmic=True)
 
 
 def memory_scale(figure: CurveFigure, max_ticks: int) -> Scale:
@@ -53,41 +48,37 @@ def memory_scale(figure: CurveFigure, max_ticks: int) -> Scale:
         return linear_byte_scale(top, max_ticks)
     low, high = math.floor(math.log2(min(sizes))), math.ceil(math.log2(top))
     powers = [2**power for power in range(low, high + 1)]
-    return Scale(low=powers[0], high=powers[-1], ticks=tuple(_thinned(powers, max_ticks)), logarithmic=True)
+    ticks = tuple(_thinned(powers, max_ticks))
+    labels = tuple(_tick_label(tick, _largest_unit(tick)) for tick in ticks)
+    return Scale(low=powers[0], high=powers[-1], ticks=ticks, labels=labels, logarithmic=True)
 
 
 def linear_byte_scale(top_bytes: int, max_ticks: int) -> Scale:
     """Bytes from zero to the first tick that is not below ``top_bytes``; ticks are 1, 2 or 5 times a power of ten."""
-    step = _round_step(top_bytes, max_ticks - 1)
-    count = math.ceil(top_bytes / step)
-    return Scale(low=0, high=count * step, ticks=tuple(step * index for index in range(count + 1)), logarithmic=False)
+    unit = _largest_unit(top_bytes)
+    step = max(1.0, _round_step(top_bytes / unit[0], max_ticks - 1) * unit[0])
+    count = math.ceil(top_bytes / step - 1e-9)
+    ticks = tuple(round(step * index) for index in range(count + 1))
+    labels = tuple(_tick_label(tick, unit) for tick in ticks)
+    return Scale(low=0, high=ticks[-1], ticks=ticks, labels=labels, logarithmic=False)
 
 
-def tick_bytes(size: int) -> str:
-    """A round amount of memory: ``512 MiB``, ``16 GiB``, ``0.5 GiB``, ``0``."""
-    if size == 0:
-        return "0"
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size >= unit / 2:
-            return f"{_short(size / unit)} {name}"
-    return f"{size} B"
+def _largest_unit(size: int) -> tuple[int, str]:
+    """The largest binary unit of which there is a whole one: its bytes and its name."""
+    units = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+    return next(((unit, name) for unit, name in units if size >= unit), (1, "B"))
 
 
-def tick_tokens(tokens: int) -> str:
-    """``4k``, ``128k``, ``1M``, or the number itself."""
-    return format_tokens(tokens)
+def _tick_label(size: int, unit: tuple[int, str]) -> str:
+    """``512 MiB``, ``1,024 GiB``, ``0.2 GiB``, ``0``."""
+    return f"{size / unit[0]:,.6g} {unit[1]}" if size else "0"
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
-
-
-def _round_step(top_bytes: int, max_steps: int) -> int:
-    unit = next((unit for unit in (GIB, MIB, KIB) if top_bytes >= unit), 1)
-    least = top_bytes / unit / max_steps
-    power = 10.0 ** math.floor(math.log10(least))
-    factor = next(factor for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
-    return max(1, round(factor * power * unit))
+def _round_step(top: float, max_steps: int) -> float:
+    """The least of 1, 2 or 5 times a power of ten that gets to ``top`` in so many steps."""
+    power: float = 10.0 ** math.floor(math.log10(top / max_steps))
+    factors = (factor for factor in (1, 2, 5, 10) if factor * power * max_steps >= top * (1 - 1e-9))
+    return next(factors) * power
 
 
 def _thinned(powers: list[int], most: int) -> list[int]:

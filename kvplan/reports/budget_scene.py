@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kvplan.core.frozen import dataclass
 from kvplan.core.units import format_bytes
-from kvplan.reports.axes import Scale, linear_byte_scale, tick_bytes
-from kvplan.reports.figures import BudgetBar, BudgetFigure, rest_words
+from kvplan.reports.axes import Scale, linear_byte_scale
+from kvplan.reports.figures import BudgetBar, BudgetFigure, Segment, rest_words
 from kvplan.reports.page import EDGE, headed
 from kvplan.reports.scene import HATCHES, WIDTH, Polyline, Rect, Scene, Shape, Text, hue, shorten, text_width
 
@@ -31,9 +31,10 @@ def budget_scene(figure: BudgetFigure) -> Scene:
     """Lay out the figure: a bar with its device's memory for each row, the axis, the legend."""
     head, top = headed(figure.title, figure.subtitle)
     lane = _lane(figure, top + 8)
+    numbers = {label: index for index, label in enumerate(figure.segment_labels())}
     shapes = [*head]
     for index, row in enumerate(figure.rows):
-        shapes += _bar(figure, row, lane, lane.top + index * ROW_HEIGHT)
+        shapes += _bar(row, numbers, lane, lane.top + index * ROW_HEIGHT)
     bottom = lane.top + len(figure.rows) * ROW_HEIGHT - (ROW_HEIGHT - BAR_HEIGHT) + 8
     shapes += _axis(lane, bottom)
     legend, bottom = _legend(figure, bottom + 48)
@@ -66,7 +67,7 @@ def _lane(figure: BudgetFigure, top: float) -> Lane:
     return Lane(left=left, right=right, top=top, memory=linear_byte_scale(most, max_ticks=9))
 
 
-def _bar(figure: BudgetFigure, row: BudgetBar, lane: Lane, top: float) -> list[Shape]:
+def _bar(row: BudgetBar, numbers: dict[str, int], lane: Lane, top: float) -> list[Shape]:
     middle = top + BAR_HEIGHT / 2
     label = shorten(row.label, NORMAL, lane.left - EDGE - 8, bold=True)
     total = format_bytes(row.total_bytes)
@@ -78,7 +79,8 @@ def _bar(figure: BudgetFigure, row: BudgetBar, lane: Lane, top: float) -> list[S
     end = 0
     for name, size, certainty in row.segments:
         if size:
-            shapes += _segment(figure, lane, top, end, (name, size, certainty))
+            spot = lane.x(end), lane.x(end + size), top
+            shapes += _segment(Segment(name, size, certainty), numbers[name], spot, lane.x(row.total_bytes))
         end += size
     x = lane.x(row.total_bytes)
     shapes.append(Polyline(points=((x, top - 4), (x, top + BAR_HEIGHT + 4)), stroke="ink", width=2.5))
@@ -87,11 +89,10 @@ def _bar(figure: BudgetFigure, row: BudgetBar, lane: Lane, top: float) -> list[S
     return shapes
 
 
-def _segment(figure: BudgetFigure, lane: Lane, top: float, start: int, segment: tuple[str, int, str]) -> list[Shape]:
-    """A part of a bar, with as much of its name and size as has room on it."""
+def _segment(segment: Segment, index: int, spot: tuple[float, float, float], limit_x: float) -> list[Shape]:
+    """A part of a bar, with its name and size where it has room; ``spot`` is its left, right and top."""
     name, size, certainty = segment
-    index = figure.segment_labels().index(name)
-    left, right = lane.x(start), lane.x(start + size)
+    left, right, top = spot
     tip = f"{name}: {format_bytes(size)} ({size:,} bytes), {certainty}"
     shapes: list[Shape] = [
         Rect(
@@ -105,31 +106,35 @@ def _segment(figure: BudgetFigure, lane: Lane, top: float, start: int, segment: 
             tip=tip,
         )
     ]
-    width = max(text_width(name, SMALL, bold=True), text_width(format_bytes(size), SMALL))
-    if width + 18 <= right - left:
-        middle, half = (left + right) / 2, width / 2 + 5
-        shapes.append(
-            Rect(
-                x=middle - half,
-                y=top + 0.5,
-                width=2 * half,
-                height=BAR_HEIGHT - 1,
-                fill="paper",
-                stroke=hue(index),
-                tip=tip,
-            )
-        )
-        shapes.append(Text(x=middle, y=top + 15, text=name, size=SMALL, anchor="middle", bold=True))
-        shapes.append(Text(x=middle, y=top + 29, text=format_bytes(size), size=SMALL, anchor="middle"))
+    room = _label_room(left, right, limit_x)
+    width = max(text_width(name, SMALL, bold=True), text_width(format_bytes(size), SMALL)) + 10
+    if width + 8 <= room[1] - room[0]:
+        shapes += _segment_label(name, size, (room[0] + room[1]) / 2, top, width, hue(index))
     return shapes
+
+
+def _label_room(left: float, right: float, limit_x: float) -> tuple[float, float]:
+    """Where on a segment a label may lie: on the larger side of the device's limit, if that runs through it."""
+    if not left < limit_x < right:
+        return left, right
+    return (left, limit_x - 2) if limit_x - left > right - limit_x else (limit_x + 2, right)
+
+
+def _segment_label(name: str, size: int, middle: float, top: float, width: float, rim: str) -> list[Shape]:
+    ground = Rect(x=middle - width / 2, y=top + 0.5, width=width, height=BAR_HEIGHT - 1, fill="paper", stroke=rim)
+    return [
+        ground,
+        Text(x=middle, y=top + 15, text=name, size=SMALL, anchor="middle", bold=True),
+        Text(x=middle, y=top + 29, text=format_bytes(size), size=SMALL, anchor="middle"),
+    ]
 
 
 def _axis(lane: Lane, y: float) -> list[Shape]:
     shapes: list[Shape] = [Polyline(points=((lane.left, y), (lane.right, y)), stroke="muted")]
-    for tick in lane.memory.ticks:
+    for tick, label in zip(lane.memory.ticks, lane.memory.labels):
         x = lane.x(tick)
         shapes.append(Polyline(points=((x, y), (x, y + 5)), stroke="muted"))
-        shapes.append(Text(x=x, y=y + 19, text=tick_bytes(tick), size=SMALL, fill="muted", anchor="middle"))
+        shapes.append(Text(x=x, y=y + 19, text=label, size=SMALL, fill="muted", anchor="middle"))
     return shapes
 
 

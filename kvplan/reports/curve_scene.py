@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from kvplan.core.frozen import dataclass
 from kvplan.core.units import format_bytes, format_tokens
-from kvplan.reports.axes import Scale, memory_scale, tick_bytes, tick_tokens, token_scale
+from kvplan.reports.axes import Scale, memory_scale, token_scale
 from kvplan.reports.figures import CurveFigure, Series
-from kvplan.reports.label_placement import Box, choose_box, choose_box_beside, nearest, spread
+from kvplan.reports.label_placement import Box, choose_box, choose_box_beside, leader, nearest, spread
 from kvplan.reports.page import EDGE, headed
 from kvplan.reports.scene import (
     DASHES,
@@ -85,7 +85,7 @@ def describe_curves(figure: CurveFigure) -> str:
 def _frame(figure: CurveFigure, top: float) -> Frame:
     height = max(PLOT_HEIGHT, LABEL_DISTANCE * len(figure.series))
     memory = memory_scale(figure, max_ticks=12)
-    left = EDGE + max(text_width(tick_bytes(tick), SMALL) for tick in memory.ticks) + 10
+    left = EDGE + max(text_width(label, SMALL) for label in memory.labels) + 10
     labels = [text_width(series.label, NORMAL, bold=True) for series in figure.series]
     values = [text_width(_end_value(series), SMALL) for series in figure.series]
     right = WIDTH - EDGE - 34 - min(250.0, max(labels + values))
@@ -95,14 +95,13 @@ def _frame(figure: CurveFigure, top: float) -> Frame:
 
 def _axes(frame: Frame) -> list[Shape]:
     shapes: list[Shape] = []
-    for tick in frame.memory.ticks:
+    for tick, label in zip(frame.memory.ticks, frame.memory.labels):
         _, y = frame.at(frame.tokens.high, tick)
         shapes.append(Polyline(points=((frame.left, y), (frame.right, y)), stroke="grid"))
-        shapes.append(Text(x=frame.left - 8, y=y + 4, text=tick_bytes(tick), size=SMALL, fill="muted", anchor="end"))
-    for tick in frame.tokens.ticks:
+        shapes.append(Text(x=frame.left - 8, y=y + 4, text=label, size=SMALL, fill="muted", anchor="end"))
+    for tick, label in zip(frame.tokens.ticks, frame.tokens.labels):
         x, _ = frame.at(tick, frame.memory.high)
         shapes.append(Polyline(points=((x, frame.bottom), (x, frame.bottom + 5)), stroke="muted"))
-        label = tick_tokens(tick)
         shapes.append(Text(x=x, y=frame.bottom + 20, text=label, size=SMALL, fill="muted", anchor="middle"))
     shapes.append(Polyline(points=((frame.left, frame.bottom), (frame.right, frame.bottom)), stroke="muted"))
     middle = (frame.left + frame.right) / 2
@@ -161,6 +160,7 @@ def _line_labels(figure: CurveFigure, frame: Frame, paths: list[tuple[tuple[floa
 
 
 def _marks(figure: CurveFigure, frame: Frame, drawn: list[tuple[float, float]], taken: list[Box]) -> list[Shape]:
+    """A ring at each mark, its words nearby; both are added to what later labels keep clear of."""
     shapes: list[Shape] = []
     spots = [frame.at(tokens, size) for _, tokens, size in figure.marks]
     taken += [Box(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
@@ -169,6 +169,7 @@ def _marks(figure: CurveFigure, frame: Frame, drawn: list[tuple[float, float]], 
         box = choose_box_beside((x, y), (text_width(words, SMALL), 15), _page(frame), taken, drawn)
         taken.append(box)
         tip = f"{label}: {format_bytes(size)} at {tokens:,} tokens"
+        drawn += leader(box, (x, y))
         shapes.append(Polyline(points=((x, y), nearest(box, (x, y))), stroke="ink"))
         shapes.append(Circle(x=x, y=y, radius=6, fill="paper", stroke="ink", tip=tip))
         shapes.append(_text_in(box, x, words, tip, _ground(figure, frame, box)))

@@ -64,17 +64,21 @@ def choose_box_beside(
 ) -> Box:
     """Where a label of this width and height goes that points at ``spot``: near, with a leader that crosses nothing."""
 
-    def in_the_way(box: Box) -> list[tuple[float, float]]:
-        """What of the lines the leader would cross, other than the line that the spot lies on."""
-        x0, y0, (x1, y1) = *spot, nearest(box, spot)
-        steps = [(x0 + (x1 - x0) * step / 12, y0 + (y1 - y0) * step / 12) for step in range(13)]
-        far = [(x, y) for x, y in steps if math.hypot(x - x0, y - y0) > 12]
-        return [point for point in drawn if any(math.dist(point, place) < 5 for place in far)]
+    def clear(box: Box) -> bool:
+        """Whether the leader crosses neither a label nor a line, other than the line that the spot lies on."""
+        far = [place for place in leader(box, spot) if math.dist(place, spot) > 12]
+        crossed = any(math.dist(point, place) < 5 for point in drawn for place in far)
+        return not crossed and not any(other.holds(*place) for other in taken for place in far)
 
     boxes = _boxes_around(*spot, *size)
-    free = [box for box in boxes if not in_the_way(box)]
-    chosen = choose_box(free or boxes, page, taken, drawn)
-    return chosen if free and not _blocked(chosen, page, taken) else choose_box(boxes, page, taken, drawn)
+    chosen = choose_box([box for box in boxes if clear(box)] or boxes, page, taken, drawn)
+    return choose_box(boxes, page, taken, drawn) if _blocked(chosen, page, taken) else chosen
+
+
+def leader(box: Box, spot: tuple[float, float]) -> list[tuple[float, float]]:
+    """Points along the straight line from a spot to the label that points at it."""
+    (x0, y0), (x1, y1) = spot, nearest(box, spot)
+    return [(x0 + (x1 - x0) * step / 12, y0 + (y1 - y0) * step / 12) for step in range(13)]
 
 
 def nearest(box: Box, spot: tuple[float, float]) -> tuple[float, float]:

@@ -29,9 +29,8 @@ def check_plot_path(path: str | Path) -> None:
     if target.is_dir():
         raise UsageError(f"cannot write {str(path)!r}: it is a folder", "name a file in it, such as plan.svg")
     if target.suffix.lower() not in _WRITERS:
-        ends = f"ends in {target.suffix!r}" if target.suffix else "has no ending"
-        hint = "it ends in .svg, .png or .html; - draws in the terminal"
-        raise UsageError(f"the name of the picture {str(path)!r} {ends}, which is none that kvplan draws", hint)
+        hint = "its name ends in .svg, .png or .html; - draws in the terminal"
+        raise UsageError(f"cannot draw a picture into {str(path)!r}", hint)
     if not target.parent.is_dir():
         raise UsageError(f"cannot write {str(path)!r}: there is no folder {str(target.parent)!r}")
 

@@ -13,17 +13,17 @@ from kvplan.reports.to_svg import escape, inline_svg
 _STYLE = """
 :root { color-scheme: light dark; --paper: %(paper_light)s; --ink: %(ink_light)s; --muted: %(muted_light)s;
   --line: %(grid_light)s; }
-body { margin: 0 auto; padding: 1.5rem; max-width: 900px; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 900px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 sans-serif; }
 figure { margin: 0 0 1rem; }
 svg { display: block; width: 100%%; height: auto; }
-.scroll { overflow-x: auto; margin-bottom: 3rem; }
+.scroll { overflow-x: auto; margin: 0 3%% 3rem; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--muted); padding-bottom: .4rem; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child { text-align: left; }
 td.over { color: var(--muted); font-style: italic; }
-td.over::after { content: " ✕"; }
+td.over::before { content: "✕ "; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: %(paper_dark)s; --ink: %(ink_dark)s; --muted: %(muted_dark)s; --line: %(grid_dark)s; }
 %(repainted)s
@@ -81,7 +81,7 @@ def _budget_table(figure: BudgetFigure) -> list[str]:
         lines.append(f'<tr><th scope="row">{escape(label)}</th>{cells}{sure}</tr>')
     totals = "".join(_bytes_cell(row.total_bytes, None) for row in figure.rows)
     rests = "".join(f"<td>{rest_words(row)}</td>" for row in figure.rows)
-    lines.append(f'<tr><th scope="row">against</th>{rests}<td></td></tr>')
+    lines.append(f'<tr><th scope="row">rest</th>{rests}<td></td></tr>')
     lines.append(f'<tr><th scope="row">device</th>{totals}<td></td></tr>')
     return [*lines, "</tbody>", "</table>"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,11 @@ def render_png(scenes: Sequence[Scene]) -> bytes:
         top += scene.height
     picture = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(picture, format="png", dpi=_PIXELS_PER_INCH * DOTS_PER_PIXEL, metadata={"Title": scenes[0].title})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # what the font lacks is drawn as a box, and that will do
+        figure.savefig(
+            picture, format="png", dpi=_PIXELS_PER_INCH * DOTS_PER_PIXEL, metadata={"Title": scenes[0].title}
+        )
     return picture.getvalue()
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kvplan.core.units import format_bytes
-from kvplan.reports.axes import Scale, memory_scale, tick_bytes, tick_tokens, token_scale
+from kvplan.reports.axes import Scale, memory_scale, token_scale
 from kvplan.reports.figures import CurveFigure
 from kvplan.reports.scene import INKS, NUM_HUES, hue
 
@@ -43,18 +43,24 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The plot in characters: its size, its axes, and what was drawn so far by (column, row)."""
+    """The plot in characters: its size, the dots of a character, its axes, what was drawn so far by (column, row)."""
 
     columns: int
     rows: int
+    dots: tuple[int, int]
     tokens: Scale
     memory: Scale
     cells: dict[tuple[int, int], Cell]
 
-    def at(self, tokens: float, size_bytes: float, dots: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-        """The column and row, or with ``dots`` the finer dot, of a context and an amount of memory; row 0 is on top."""
-        across, down = self.columns * dots[0] - 1, self.rows * dots[1] - 1
+    def dot(self, tokens: float, size_bytes: float) -> tuple[int, int]:
+        """The dot of a context and an amount of memory, from the left and from the top."""
+        across, down = self.columns * self.dots[0] - 1, self.rows * self.dots[1] - 1
         return round(self.tokens.place(tokens) * across), round((1 - self.memory.place(size_bytes)) * down)
+
+    def at(self, tokens: float, size_bytes: float) -> tuple[int, int]:
+        """The column and row of the character that has the dot."""
+        x, y = self.dot(tokens, size_bytes)
+        return x // self.dots[0], y // self.dots[1]
 
 
 def print_plot(figure: CurveFigure, console: Console) -> None:
@@ -68,9 +74,10 @@ def terminal_plot(figure: CurveFigure, glyphs: Glyphs = BRAILLE) -> Text:
     legend = _legend(figure, glyphs)
     rows = max(_LEAST_PLOT_ROWS, HEIGHT - 3 - len(legend))
     memory = memory_scale(figure, max_ticks=max(3, rows // 2))
-    margin = max(len(tick_bytes(tick)) for tick in memory.ticks) + 1
+    margin = max(map(len, memory.labels)) + 1
     columns = WIDTH - margin - 1
-    grid = Grid(columns, rows, token_scale(figure.all_tokens(), max_ticks=columns // 7), memory, {})
+    tokens = token_scale(figure.all_tokens(), max_ticks=columns // 7)
+    grid = Grid(columns, rows, glyphs.dots, tokens, memory, {})
     _draw_limit(figure, grid, glyphs)
     _draw_lines(figure, grid, glyphs)
     _draw_points(figure, grid, glyphs)
@@ -91,7 +98,7 @@ def _draw_lines(figure: CurveFigure, grid: Grid, glyphs: Glyphs) -> None:
     bits: dict[tuple[int, int], int] = {}
     across, down = glyphs.dots
     for index, series in enumerate(figure.series):
-        spots = [grid.at(*point, glyphs.dots) for point in series.points]
+        spots = [grid.dot(*point) for point in series.points]
         for (x0, y0), (x1, y1) in pairwise(spots):
             steps = max(abs(x1 - x0), abs(y1 - y0), 1)
             for step in range(steps + 1):
@@ -112,7 +119,7 @@ def _draw_points(figure: CurveFigure, grid: Grid, glyphs: Glyphs) -> None:
 
 
 def _plot_rows(grid: Grid, margin: int, glyphs: Glyphs) -> list[Text]:
-    labels = {grid.at(grid.tokens.low, tick)[1]: tick_bytes(tick) for tick in grid.memory.ticks}
+    labels = {grid.at(grid.tokens.low, tick)[1]: label for tick, label in zip(grid.memory.ticks, grid.memory.labels)}
     lines = []
     for row in range(grid.rows):
         line = Text(f"{labels.get(row, ''):>{margin - 1}} {glyphs.side}", style="dim")
@@ -128,9 +135,8 @@ def _token_axis(grid: Grid, margin: int, glyphs: Glyphs) -> list[Text]:
     floor = [glyphs.floor] * grid.columns
     words = [" "] * WIDTH
     end = 0
-    for tick in grid.tokens.ticks:
+    for tick, label in zip(grid.tokens.ticks, grid.tokens.labels):
         column, _ = grid.at(tick, grid.memory.high)
-        label = tick_tokens(tick)
         start = min(max(end, margin + 1 + column - len(label) // 2), WIDTH - len(label))
         if start >= end and abs(start + len(label) // 2 - margin - 1 - column) <= len(label):
             floor[column] = glyphs.tick

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kvplan.core.errors import FileError
 from kvplan.core.frozen import dataclass
-from kvplan.core.measured import RefusedStart
+from kvplan.core.measured import MeasuredStart, RefusedStart
 from kvplan.core.units import GIB, MIB, format_bytes
 
 MAX_LOG_BYTES = 64 * MIB
@@ -31,12 +31,14 @@ AMOUNT = r"-?[\d.]+"
 
 _COLOUR = re.compile(r"(?:\x1b|\\u001b|\\x1b)\[[0-9;?]*[A-Za-z]")
 _PROCESS = re.compile(
-    r"\((\w*(?:Worker|EngineCore)\w*(?:-\d+)?)((?:[ _](?:rank=|[A-Z]+)\d+)*)[ ,][^)]{0,120}\)"  # vLLM, Ray
+    r"\((\w{0,20}(?:Worker|EngineCore)\w{0,60}(?:-\d+)?)((?:[ _](?:rank=|[A-Z]+)\d+)*)[ ,][^)]{0,120}\)"  # vLLM, Ray
     r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?((?: [A-Z_]+\d+)+)\]"  # SGLang
 )
 _RANK = re.compile(r"(?:rank=|[A-Z]{2,}|EngineCore_|Worker-)(\d+)")
 _NUMBERLESS = ("VllmWorkerProcess", "RayWorkerWrapper", "RayWorkerVllm")
 """vLLM's names of workers other than the first, which logs from the engine's own process."""
+
+_UNKNOWN_RANK = (1_000_000,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A field's text on one line: of which rank (0: the first, or nobody said), and by which rule (0: the best)."""
+    """A field's text on one line: of which rank (see ``rank_of``), and by which rule (0: the best)."""
 
-    rank: int
+    rank: tuple[int, ...]
     rule: int
     text: str
     unit: int
@@ -79,14 +81,17 @@ def rule(cue: str, pattern: str, unit: str = "GiB") -> Rule:
 
 
 def amount(text: str, unit: int = GIB) -> Amount | None:
-    """``15.0`` of a log in bytes; None for what is no number. Two decimals are kept by every engine that is read.
+    """``15.0`` of a log in bytes; None for what is no number.
 
-    A trailing zero is not printed by vLLM (``round(x, 2)``), so fewer decimals do not mean a coarser rounding.
+    Every engine that is read rounds to two decimals or more; vLLM leaves out a trailing zero (``round(x, 2)``), so one
+    decimal does not mean a coarser rounding. A number without a point was cut, not rounded (llama.cpp's MiB).
     """
     try:
         value = Decimal(text)
     except ArithmeticError:
         return None
+    if "." not in text:
+        return Amount(round(value * unit), unit)
     decimals = max(2, len(text.partition(".")[2]))
     return Amount(round(value * unit), -(-unit // (2 * 10**decimals)))
 
@@ -108,29 +113,45 @@ def log_lines(path: Path) -> Iterator[str]:
 def clean(line: str) -> str:
     """A line without colours and end, cut to the longest that an engine writes."""
     line = line[:MAX_LINE_CHARS].rstrip()
-    return _COLOUR.sub("", line) if "[" in line else line
+    return _COLOUR.sub("", line) if "\x1b" in line or "\\" in line else line
 
 
-def rank_of(line: str) -> int:
-    """0 for the first rank and for lines without one, 1 for any other."""
-    other = 0
+def rank_of(line: str) -> tuple[int, ...]:
+    """The numbers of the rank that speaks; empty for the first rank and for lines without one, which sorts first."""
+    ranks: tuple[int, ...] = ()
     for name, numbers, spaced in _PROCESS.findall(line):
-        ranks = _RANK.findall(name + numbers + spaced)
-        other |= any(int(number) for number in ranks) or (not ranks and name in _NUMBERLESS)
-    return int(other)
+        found = tuple(int(each) for each in _RANK.findall(name + numbers + spaced))
+        ranks += found or (_UNKNOWN_RANK if name in _NUMBERLESS else ())
+    return ranks if any(ranks) else ()
+
+
+class LogReader(Protocol):
+    """Reads one engine's words."""
+
+    engine: str
+
+    @property
+    def score(self) -> int:
+        """How many kinds of words of this engine were found; 0: the log is not its."""
+
+    def read(self, line: str) -> None:
+        """Take in a line."""
+
+    def finish(self) -> MeasuredStart:
+        """What the log says."""
 
 
 class Sightings:
     """All that the rules of one engine found in a log, in the order of its lines."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = tuple(enumerate(rules))
+        self._rules = tuple((each.cue, index, each) for index, each in enumerate(rules))
         self._seen: dict[str, list[Sighting]] = {}
 
     def read(self, line: str) -> None:
         """Note what the rules find on a line."""
-        for index, each in self._rules:
-            if each.cue in line and (match := each.pattern.search(line)):
+        for index, each in [(index, each) for cue, index, each in self._rules if cue in line]:
+            if match := each.pattern.search(line):
                 rank = rank_of(line)
                 for field, text in match.groupdict().items():
                     seen = self._seen.setdefault(field, [])
@@ -270,8 +291,8 @@ def refused(line: str, refusals: Sequence[Refusal]) -> RefusedStart | None:
             return RefusedStart(
                 kind=kind,
                 message=match[0].strip(),
-                needed_bytes=needed and needed.size_bytes,
-                available_bytes=available and available.size_bytes,
+                needed_bytes=needed.size_bytes if needed else None,
+                available_bytes=available.size_bytes if available else None,
                 max_seq_len=whole(groups.get("max_seq_len")),
                 estimated_max_model_len=whole(groups.get("estimated")),
                 tolerance_bytes=max((each.tolerance_bytes for each in (needed, available) if each), default=0),

@@ -14,6 +14,7 @@ from kvplan.specs.log_lines import (
     first,
     flag,
     number,
+    rank_of,
     ratio,
     refusal,
     refused,
@@ -23,7 +24,9 @@ from kvplan.specs.log_lines import (
 
 RULES = (
     # who starts, and with what
-    rule("LLM engine", r"Initializing an? (?:V\d )?LLM engine (?:\(v(?P<version>[^)]+)\) )?with config: (?P<config>.*)"),
+    rule(
+        "LLM engine", r"Initializing an? (?:V\d )?LLM engine (?:\(v(?P<version>[^)]+)\) )?with config: (?P<config>.*)"
+    ),
     rule("API server version", r"vLLM API server version (?P<version>\d\S*)"),
     rule("vLLM server version", r"vLLM server version (?P<version>\d[^\s,]*)(?:, serving model (?P<model>\S+))?"),
     rule("version", r"█\s+version (?P<version>\d\S*)"),  # beside the logo, from 0.17
@@ -78,7 +81,7 @@ RULES = (
     rule("kv_cache_size", r"results: .*kv_cache_size=(?P<kv_cache_bytes>{amount})GiB"),
     rule("available_kv_cache", r"available_kv_cache_memory\s+(?P<kv_cache_bytes>{amount})GiB"),
     rule("memory for KV", r"reserved (?P<kv_cache_bytes>{amount}) GiB memory for KV Cache as specified"),
-    rule("for KV cache on node", r"set \((?P<kv_cache_bytes>{amount})/(?P<total_bytes>{amount})\) GiB for KV cache"),
+    rule("for KV cache on node", r"\((?P<kv_cache_bytes>{amount})/(?P<total_bytes>{amount})\) GiB for KV cache"),  # CPU
     rule("cache memory in use", r"Current kv cache memory in use is (?P<kv_cache_bytes>{amount}) GiB"),
     rule("KV cache size", r"KV cache size: (?P<capacity_tokens>[\d,]+) tokens"),
     rule("Maximum concurrency", r"concurrency for (?P<longest>[\d,]+) tokens per request: (?P<concurrency>[\d.]+)x"),
@@ -135,7 +138,7 @@ class VllmLog:
 
     def read(self, line: str) -> None:
         """Take in a line."""
-        if ("Initializing a" in line or "API server version" in line) and self._measured():
+        if (" LLM engine " in line or "API server version" in line) and self._measured() and not rank_of(line):
             self._words.forget(set(self._words.fields()) - set(ARGUMENTS))
             self._error, self._started, self._restarts = None, False, self._restarts + 1
         self._words.read(line)
@@ -159,7 +162,7 @@ class VllmLog:
             max_concurrency=number(words.text("concurrency")),
             error=self._error,
             notes=(*self._notes(), *notes),
-            **figures(**self._figures()),
+            **figures(**self._figures(eager=arguments["enforce_eager"] is True)),
         )
 
     def _measured(self) -> bool:
@@ -185,9 +188,11 @@ class VllmLog:
             "block_tokens": whole(first(words.text("block_tokens"), said("block_size"))),
         }
 
-    def _figures(self) -> dict[str, Amount | None]:
+    def _figures(self, eager: bool) -> dict[str, Amount | None]:
         words = self._words
         found = {name: words.amount(name) for name in FIGURES}
+        if eager:
+            found["cuda_graph_bytes"] = None  # the last line says 0.0, which measures no graphs
         found["kv_cache_bytes"] = words.least("kv_cache_bytes")
         weights = found["weights_bytes"]
         consumed = words.amount("consumed_bytes")
@@ -234,6 +239,6 @@ class VllmLog:
         notes = []
         if self._restarts:
             notes.append(f"the log holds {self._restarts + 1} starts; the last is read")
-        if self._words.amount("weights_bytes") and not self._figures()["activation_bytes"]:
+        if self._words.amount("weights_bytes") and self._figures(eager=False)["activation_bytes"] is None:
             notes.append("activation and non-torch memory are logged with VLLM_LOGGING_LEVEL=DEBUG only")
         return tuple(notes)

@@ -29,7 +29,7 @@ FLOORS: dict[str, set[str]] = {
 
 THIRD_PARTY: dict[str, set[str]] = {
     "specs": {"yaml", "pydantic", "huggingface_hub"},
-    "reports": {"rich"},
+    "reports": {"rich", "matplotlib"},
     "runtime": {"torch", "transformers"},
     "cli": {"typer", "rich"},
 }

@@ -22,7 +22,7 @@ WINDOWED = (BlockTerm(block_tokens=16), BlockTerm(block_tokens=16, limit_tokens=
 
 def conversations(count: int) -> tuple[Request, ...]:
     """Turns of chats: every prompt repeats the one before and adds to it; blocks of 512 tokens."""
-    random, chats, requests, fresh = Random(0), [[] for _ in range(2000)], [], 0
+    random, chats, requests, fresh = Random(0), [[] for _ in range(300)], [], 0
     for index in range(count):
         chat = random.choice(chats)
         if len(chat) > 24:
@@ -30,7 +30,7 @@ def conversations(count: int) -> tuple[Request, ...]:
         grown = random.randint(1, 4)
         chat += range(fresh, fresh + grown)
         fresh += grown
-        requests.append(Request(index / 14, 512 * len(chat) + random.randint(1, 511), random.randint(1, 400), (*chat,)))
+        requests.append(Request(index / 12, 512 * len(chat) + random.randint(1, 511), random.randint(1, 400), (*chat,)))
     return tuple(requests)
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         "ample pool": (drawn, PoolShape(num_blocks=10**6, growing=FULL, max_num_seqs=1024), None),
         "short pool": (drawn, PoolShape(num_blocks=11_000, growing=FULL, max_num_seqs=1024), None),
         "windows": (drawn, PoolShape(num_blocks=10**6, growing=WINDOWED, max_num_seqs=1024), None),
-        "prefixes": (chats, PoolShape(num_blocks=60_000, growing=FULL, max_num_seqs=1024), 512),
+        "prefixes": (chats, PoolShape(num_blocks=90_000, growing=FULL, max_num_seqs=1024), 512),
     }
     for name, (requests, pool, hash_block_tokens) in cases.items():
         wall, cpu = time.perf_counter(), time.process_time()

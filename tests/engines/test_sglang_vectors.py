@@ -32,15 +32,7 @@ GPUS = {  # compute capability and memory in MiB, as tests/parity/sglang_stand_i
     "B200": ((10, 0), 183_359),
     "RTX_PRO_6000": ((12, 0), 97_887),
 }
-NOT_TOLD_APART = {("deepseek-ai__DeepSeek-V2-Lite", "B200", None)}
-"""DeepSeek-V2 and V3 are one family of kvplan's, and SGLang runs them on different backends on a B200."""
-
-
-def _told_apart(row: dict[str, Any]) -> bool:
-    return (row["config"], row["gpu"], row.get("attention_backend")) not in NOT_TOLD_APART
-
-
-ANSWERED = [row for row in ROWS if "refused" not in row and _told_apart(row)]
+ANSWERED = [row for row in ROWS if "refused" not in row]
 REFUSED = [row for row in ROWS if "refused" in row]
 
 
@@ -186,10 +178,3 @@ def test_what_sglang_refuses_is_refused(row: dict[str, Any]) -> None:
 
 def test_every_row_has_a_name_of_its_own() -> None:
     assert len(BY_NAME) == len(ROWS) > 200
-
-
-def test_a_backend_that_kvplan_cannot_tell_is_noted() -> None:
-    rows = [row for row in ROWS if not _told_apart(row)]
-    assert rows
-    for row in rows:
-        assert any("DeepSeek-V2 runs on flashinfer here" in note for note in _allocate(row).notes)

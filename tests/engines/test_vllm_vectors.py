@@ -33,14 +33,10 @@ ROWS = {version: vectors(f"vllm_{version}.json")["rows"] for version in RELEASES
 FIGURES = ("bytes_per_block", "bytes_per_block_by_stage", "blocks_per_request", "num_blocks", "capacity_tokens")
 
 NOT_OF_THE_CACHE = {
-    "CohereLabs__aya-23-35B": "vLLM refuses its weights (exl2)",
-    "microsoft__bitnet-b1.58-2B-4T": "vLLM refuses its weights (bitnet)",
-    "Qwen__Qwen-1.8B": "vLLM dropped the class QWenLMHeadModel, whose family lives on in Qwen2",
-    "internlm__internlm-7b": "vLLM dropped the class InternLMForCausalLM, a Llama in all but name",
-    "ibm-ai-platform__Bamba-9B-v2": "vLLM dropped the class BambaForCausalLM, whose family lives on in Granite 4",
-    "microsoft__phi-2": "vLLM refuses a config without a number of KV heads, which others have",
+    "CohereLabs__aya-23-35B": "vLLM refuses the weights of this copy (exl2)",
+    "microsoft__phi-2": "vLLM refuses a config without a number of KV heads, which later copies have",
 }
-"""Refusals that hang on the weights or on the class's name: kvplan knows neither."""
+"""Refusals that hang on one copy of a checkpoint."""
 
 OTHER_LENGTH = {("0.25", "arcee-ai__AFM-4.5B"): "0.25 multiplies YaRN's original length, 0.32 reads the stated one"}
 """Rows for a length that the model's config does not state."""

@@ -12,7 +12,7 @@ from kvplan.core.accelerator import Accelerator
 from kvplan.core.engine import Allocation, EngineRequest, EngineSettings
 from kvplan.core.errors import DoesNotFitError, KvplanError
 from kvplan.core.geometry import place_layers
-from kvplan.core.model import Layer, Model
+from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel
 from kvplan.engines.vllm import VERSIONS, Vllm
 from kvplan.planning.request import RequestWords, build_choice, model_facts
@@ -80,23 +80,12 @@ def settings_of(options: dict[str, Any], max_model_len: int) -> EngineSettings:
     )
 
 
-UNSTATED_DRAFTS = {"qwen3_next": "full_attention", "mimo": "sliding_window"}
-"""The one draft layer of checkpoints whose config does not state it: it is built like a layer of this kind."""
-
-
-def draft_layers(model: Model) -> tuple[Layer, ...]:
-    """The checkpoint's draft layers."""
-    stated = model.architecture.draft_layers
-    kind = UNSTATED_DRAFTS.get(model.family)
-    return stated or tuple(layer for layer in model.architecture.layers if layer[0].kind == kind)[:1]
-
-
 def request_of(model: Model, engine: Vllm, options: dict[str, Any], settings: EngineSettings) -> EngineRequest:
     """The question of one row: a request of the longest length."""
     parallel = Parallel(tp=options.get("tp", 1), pp=options.get("pp", 1), dcp=options.get("dcp", 1))
     words = RequestWords(kv_dtype=options.get("kv_cache_dtype", "auto"), settings=settings)
     choice = build_choice(model, words, engine)
-    layers, drafts = model.architecture.layers, draft_layers(model) if options.get("speculative") else ()
+    layers, drafts = model.architecture.layers, model.architecture.draft_layers if options.get("speculative") else ()
     placed = place_layers(layers + drafts, choice.kv_format)
     assert settings.max_model_len is not None
     return EngineRequest(

@@ -20,7 +20,7 @@ STEP_SECONDS = 0.5
 SPEED = ServingSpeed(prefill_tokens_per_second=BUDGET / STEP_SECONDS, decode_seconds_per_token=STEP_SECONDS)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Job:
     """A request in the slow simulator."""
 
@@ -224,7 +224,7 @@ REQUESTS = st.lists(
 ).map(lambda requests: sorted(requests, key=lambda request: request.arrival_seconds))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(requests=REQUESTS, terms=TERMS, num_blocks=st.integers(1, 150), seats=st.integers(1, 12))
 def test_replay_equals_a_simulation_of_every_step(
     requests: list[Request], terms: tuple[BlockTerm, ...], num_blocks: int, seats: int
@@ -233,7 +233,7 @@ def test_replay_equals_a_simulation_of_every_step(
     check(replay(requests, pool, SPEED), SlowReplay(requests, pool, None).run())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(requests=REQUESTS, terms=TERMS, num_blocks=st.integers(1, 150), seats=st.integers(1, 12))
 def test_shared_prefixes_equal_a_simulation_of_every_step(
     requests: list[Request], terms: tuple[BlockTerm, ...], num_blocks: int, seats: int
@@ -248,3 +248,105 @@ def test_shared_prefixes_equal_a_simulation_of_every_step(
     )
     if slow.shared_terms and prompts:
         assert report.prefix_hit_ratio == slow.hits / prompts
+
+
+def full_pool(num_blocks: int, seats: int = 64) -> PoolShape:
+    return PoolShape(num_blocks=num_blocks, growing=(BlockTerm(block_tokens=16),), max_num_seqs=seats)
+
+
+def test_one_request_takes_a_block_for_every_16_tokens() -> None:
+    # 100 prompt tokens: 7 blocks; with 19 of its 20 output tokens written 119: 8. Prefill 100 / 32 steps, so the
+    # first token comes after 4 steps and the last after 19 more; the 113th token (13th step of 19) takes block 8.
+    report = replay([Request(3.0, 100, 20)], full_pool(8), SPEED)
+    assert (report.completed, report.blocks.peak, report.peak_tokens) == (1, 8, 119)
+    assert report.duration_seconds == 23 * STEP_SECONDS
+    assert report.blocks.mean == pytest.approx((16 * 7 + 7 * 8) / 23)
+    assert not report.short_of_memory
+    assert report.prefix_hit_ratio is None
+
+
+def test_a_request_that_the_whole_pool_cannot_hold_is_rejected() -> None:
+    report = replay([Request(0.0, 100, 20), Request(0.0, 10, 1)], full_pool(7), SPEED)
+    assert (report.too_large, report.too_long, report.completed) == (1, 0, 1)
+    assert report.short_of_memory
+
+
+def test_a_request_beyond_the_longest_length_is_not_the_memorys_fault() -> None:
+    pool = dataclasses.replace(full_pool(100), max_model_len=100)
+    report = replay([Request(0.0, 90, 11), Request(0.0, 90, 10)], pool, SPEED)
+    assert (report.too_large, report.too_long, report.completed) == (0, 1, 1)
+    assert not report.short_of_memory
+
+
+def test_the_latest_admitted_is_preempted_and_prefilled_again() -> None:
+    # Two prompts of a full block each; the first decoded token of either takes the third and the fourth block.
+    requests = [Request(0.0, 16, 4), Request(0.0, 16, 4)]
+    report = replay(requests, full_pool(3), SPEED)
+    assert (report.preemptions, report.completed) == (1, 2)
+    assert report.recomputed_tokens == 17  # its prompt and the token that its prefill gave
+
+
+def test_requests_wait_for_a_seat_without_wanting_memory() -> None:
+    report = replay([Request(0.0, 16, 8)] * 3, full_pool(100, seats=1), SPEED)
+    assert report.queued.peak == 2
+    assert report.memory_waits == 0
+    assert report.running.peak == 1
+
+
+def test_a_windowed_group_stops_growing() -> None:
+    terms = (BlockTerm(block_tokens=16), BlockTerm(block_tokens=16, limit_tokens=64, fixed_blocks=1, count=5))
+    pool = PoolShape(num_blocks=1000, growing=terms, max_num_seqs=1)
+    report = replay([Request(0.0, 32, 200)], pool, SPEED)
+    assert report.blocks.peak == 15 + 5 * (4 + 1)  # 231 tokens
+
+
+def test_a_shared_prefix_is_held_once_and_not_prefilled_again() -> None:
+    requests = [Request(0.0, 64, 40, (1, 2, 3, 4)), Request(0.0, 64, 40, (1, 2, 3, 5))]
+    report = replay(requests, full_pool(100), SPEED, hash_block_tokens=16)
+    alone = replay(requests, full_pool(100), SPEED)
+    assert report.prefix_hit_ratio == 48 / 128  # three blocks; the last is never shared: its last token is computed
+    assert alone.blocks.peak - report.blocks.peak == 3
+    assert report.prefill_busy_ratio * report.duration_seconds / STEP_SECONDS == pytest.approx((128 - 48) / BUDGET)
+
+
+def test_hashes_finer_than_blocks_are_taken_together() -> None:
+    # 8-token hashes and 16-token blocks: three equal hashes fill one block
+    requests = [Request(0.0, 33, 9, (1, 2, 3, 4)), Request(0.0, 33, 9, (1, 2, 3, 5))]
+    assert replay(requests, full_pool(100), SPEED, hash_block_tokens=8).prefix_hit_ratio == 16 / 66
+
+
+def test_cached_prefixes_are_evicted_least_recently_used_first() -> None:
+    # Five blocks: a 33-token prompt takes three. The third request evicts from the first one's two cached blocks.
+    one, other = (1, 2), (3, 4)
+    requests = [Request(when, 33, 1, keys) for when, keys in ((0.0, one), (10.0, other), (20.0, other), (30.0, one))]
+    report = replay(requests, full_pool(5), SPEED, hash_block_tokens=16)
+    assert report.prefix_hit_ratio == (32 + 32) / (4 * 33)  # both are kept: two blocks each, and one for the last token
+    assert replay(requests, full_pool(4), SPEED, hash_block_tokens=16).prefix_hit_ratio == (32 + 16) / (4 * 33)
+
+
+@settings(max_examples=40, deadline=None)
+@given(requests=REQUESTS, terms=TERMS, seats=st.integers(1, 12))
+def test_ample_blocks_are_the_fewest(requests: list[Request], terms: tuple[BlockTerm, ...], seats: int) -> None:
+    pool = PoolShape(num_blocks=1, growing=terms, max_num_seqs=seats)
+    enough = ample_blocks(tuple(requests), pool, SPEED)
+    assert not replay(requests, dataclasses.replace(pool, num_blocks=enough), SPEED).short_of_memory
+    assert replay(requests, dataclasses.replace(pool, num_blocks=enough - 1), SPEED).short_of_memory
+
+
+@settings(max_examples=40, deadline=None)
+@given(requests=REQUESTS, terms=TERMS, seats=st.integers(1, 12))
+def test_ample_blocks_suffice_with_shared_prefixes(
+    requests: list[Request], terms: tuple[BlockTerm, ...], seats: int
+) -> None:
+    pool = PoolShape(num_blocks=1, growing=terms, max_num_seqs=seats)
+    enough = ample_blocks(tuple(requests), pool, SPEED, 16)
+    assert not replay(requests, dataclasses.replace(pool, num_blocks=enough), SPEED, 16).short_of_memory
+
+
+def test_nothing_and_disorder_are_refused() -> None:
+    with pytest.raises(UsageError, match="no requests"):
+        replay([], full_pool(1), SPEED)
+    with pytest.raises(UsageError, match="order"):
+        replay([Request(9.0, 1, 1), Request(0.0, 1, 1)], full_pool(1), SPEED)
+    with pytest.raises(UsageError, match="positive"):
+        ServingSpeed(prefill_tokens_per_second=0, decode_seconds_per_token=1)

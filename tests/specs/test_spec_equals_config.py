@@ -59,6 +59,13 @@ def test_a_spec_has_the_facts_of_its_config(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_spec_has_the_widths_of_its_config(path: Path) -> None:
+    spec, config = (model.architecture.widths for model in pair(path))
+    assert config is not None
+    assert spec == config
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_spec_counts_the_parameters_of_its_config(path: Path) -> None:
     spec, config = (model.architecture.parameters for model in pair(path))
     assert spec is not None

@@ -64,7 +64,8 @@ def choose_backend(settings: EngineSettings, traits: Traits, hardware: Hardware,
         return "trtllm_mha" if hardware.generation == "sm100" else "flashinfer"
     if kv_dtype == "mxfp8":
         return "fa4"
-    backend = class_backend(traits.family, hardware.generation) or _default_backend(traits, hardware)
+    asked_by_class = class_backend(traits.family, traits.architecture_class, hardware.generation)
+    backend = asked_by_class or _default_backend(traits, hardware)
     if traits.family == "minimax_m3" and hardware.generation == "sm100" and kv_dtype == "fp8_e4m3":
         backend = "trtllm_mha"
     return "triton" if (backend, kv_dtype) == ("fa3", "fp8_e5m2") else backend

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kvplan.core.engine import EngineSettings, ModelFacts, Stage, choose_dtype
 from kvplan.core.errors import UnsupportedError
 from kvplan.engines.sglang.backends import check_dtype, choose_backend
+from kvplan.engines.sglang.families import packs_fp8
 from kvplan.engines.sglang.hardware import Hardware, read_hardware
 from kvplan.engines.sglang.layers import Traits, read_traits
 
@@ -49,7 +50,7 @@ def resolve_dtype(
     if traits.compressed:
         return _compressed(word)
     if traits.sparse:
-        return _sparse(word, hardware, dsa_backend)
+        return _sparse(word, facts, hardware, dsa_backend)
     if word == "auto":
         follows = facts.kv_scheme == "fp8_e4m3" and facts.kv_scheme_method == "modelopt"
         word = "fp8_e4m3" if follows else facts.dtype
@@ -64,7 +65,7 @@ def _compressed(word: str) -> str:
     return "fp8_ds_mla"
 
 
-def _sparse(word: str, hardware: Hardware, dsa_backend: str) -> str:
+def _sparse(word: str, facts: ModelFacts, hardware: Hardware, dsa_backend: str) -> str:
     """FP8 by default on Blackwell, where rows are plain for the trtllm kernels; packed rows with scales elsewhere."""
     if word == "auto":
         word = "fp8_e4m3" if hardware.blackwell else "bf16"
@@ -72,7 +73,8 @@ def _sparse(word: str, hardware: Hardware, dsa_backend: str) -> str:
         raise UnsupportedError(f"SGLang has no {word} for sparse attention", "it has auto, bf16 and fp8_e4m3")
     if word == "bf16":
         return "bf16"
-    return DSA_BACKENDS[dsa_backend] or ("fp8_e4m3" if hardware.blackwell else "fp8_ds_mla")
+    plain = hardware.blackwell and not packs_fp8(facts.architecture_class, hardware.generation)
+    return DSA_BACKENDS[dsa_backend] or ("fp8_e4m3" if plain else "fp8_ds_mla")
 
 
 def _check_pool(word: str, traits: Traits) -> None:

@@ -1,6 +1,6 @@
 """What SGLang decides by a model's class rather than by its layers: one small table per decision, each with its source.
 
-The keys are kvplan's families. Paths are inside ``sglang/srt`` of the 0.5.23 wheel.
+The keys are kvplan's families, or classes where the family is too coarse. Paths are inside ``sglang/srt`` of the 0.5.23 wheel.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 NO_CLASS: Mapping[str, str] = {
+    "BambaForCausalLM": "no class for Bamba, though for Granite 4 and Falcon-H1, its kin",
     "bart": "no class for BART or M2M100",
     "gemma4_assistant": "a draft has no cache of its own",
     "hymba": "no class for Hymba",
@@ -73,8 +74,26 @@ _BY_GENERATION: Mapping[str, Mapping[str, str]] = {
 }
 """``arg_groups/model_overrides/*.py``: the attention backend that a class asks for; ``*`` is any other CUDA device."""
 
+_ASKING_NOTHING = (
+    *("DeepseekV2ForCausalLM", "Glm4MoeLiteForCausalLM", "MiniCPM3ForCausalLM"),  # not in deepseek_v2.py:37
+    *("ExaoneForCausalLM", "KimiVLForConditionalGeneration", "OlmoForCausalLM"),  # exaone.py:15, olmo2.py:15
+)
+_BY_CLASS: Mapping[str, Mapping[str, str]] = {
+    **{name: {} for name in _ASKING_NOTHING},
+    "FalconH1ForCausalLM": {"sm100": "triton"},
+}
+"""Classes that ask for another backend than the rest of their family, or for none (``falcon_h1.py:12``)."""
 
-def class_backend(family: str, generation: str) -> str | None:
+
+def class_backend(family: str, architecture_class: str | None, generation: str) -> str | None:
     """The attention backend that the model's class asks for on this hardware, if it asks for one."""
-    chosen = _BY_GENERATION.get(family, {})
+    chosen = _BY_CLASS.get(architecture_class or "", _BY_GENERATION.get(family, {}))
     return chosen.get(generation, chosen.get("*"))
+
+
+def packs_fp8(architecture_class: str | None, generation: str) -> bool:
+    """Whether FP8 rows of sparse attention are packed with scales on Blackwell: GLM-5's on its workstation cards.
+
+    ``arg_groups/overrides.py:637`` ``is_glm_sm12_fp8``; other classes read plain rows there.
+    """
+    return architecture_class == "GlmMoeDsaForCausalLM" and generation == "sm120"

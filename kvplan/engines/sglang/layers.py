@@ -56,6 +56,7 @@ class Traits:
     extra_buffer: bool
     one_page: bool
     paged_states: bool = False
+    architecture_class: str | None = None
 
     @property
     def sinks(self) -> bool:
@@ -66,7 +67,7 @@ class Traits:
 def read_traits(stages: tuple[Stage, ...], facts: ModelFacts, no_window_pool: bool = False) -> Traits:
     """The traits of a model's layers. Raises UnsupportedError for what SGLang does not run."""
     kinds = {item.kind for stage in stages for layer in stage for item in layer}
-    _check_kinds(kinds, facts.family)
+    _check_kinds(kinds, facts)
     windows = [kind for kind in kinds if isinstance(kind, (SlidingWindow, ChunkedLocal, Latent)) and kind.window_tokens]
     full = [kind for kind in kinds if isinstance(kind, FullAttention)]
     latent = any(isinstance(kind, Latent) for kind in kinds)
@@ -89,12 +90,14 @@ def read_traits(stages: tuple[Stage, ...], facts: ModelFacts, no_window_pool: bo
         asymmetric=any(isinstance(kind, HeadedKind) and kind.head_shape()[1] != kind.head_shape()[2] for kind in kinds),
         extra_buffer=recurrent and attends and facts.family not in BUFFERLESS_STATES,
         one_page=facts.family in ONE_PAGE_STATES,
+        architecture_class=facts.architecture_class,
     )
 
 
-def _check_kinds(kinds: set[LayerKind], family: str) -> None:
-    if family in NO_CLASS:
-        raise UnsupportedError(f"SGLang 0.5.23 does not run this model as kvplan reads it: {NO_CLASS[family]}")
+def _check_kinds(kinds: set[LayerKind], facts: ModelFacts) -> None:
+    for name in (facts.architecture_class, facts.family):
+        if name in NO_CLASS:
+            raise UnsupportedError(f"SGLang 0.5.23 does not run this model as kvplan reads it: {NO_CLASS[name]}")
     known = (*_STATES, *_ROWS, IndexKeys, CompressedStream, Shared, NoCache)
     for kind in kinds:
         if not isinstance(kind, known) and kind.kind != "state_buffer":

@@ -142,14 +142,16 @@ def notes(plan: Plan) -> tuple[str, ...]:
     """What a reader must know."""
     found = [*hardware_notes(plan.hardware)]
     request = plan.request
+    unknown = request.facts.architecture_class is None  # the class would have told
     if plan.paging.remark and request.settings.block_tokens not in (None, plan.page):
         found.append(f"SGLang: {plan.paging.remark}")
     by_default = request.settings.attention_backend is None and plan.paging.backend == "trtllm_mla"
-    if by_default and request.facts.family == "deepseek":
+    if unknown and by_default and request.facts.family == "deepseek":
         found.append("DeepSeek-V2 runs on flashinfer here (--attention-backend flashinfer), V3 and later on trtllm_mla")
-    if request.facts.family == "bamba":
+    if unknown and request.facts.family == "bamba":
         found.append("SGLang has classes for Granite 4 and Falcon-H1, none for Bamba itself")
-    if plan.traits.sparse and plan.hardware.generation == "sm120" and request.choice.kv_format.name == "fp8_e4m3":
+    sparse = plan.traits.sparse and plan.hardware.generation == "sm120"
+    if unknown and sparse and request.choice.kv_format.name == "fp8_e4m3":
         found.append(
             "GLM-5 keeps packed rows on this GPU (sglang:dsa_backend=flashinfer_sparse_mla), DeepSeek plain ones"
         )

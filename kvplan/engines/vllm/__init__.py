@@ -7,8 +7,10 @@ holds (``capacity``). ``rules`` holds what differs between releases, ``families`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
+from kvplan.core.budget import BudgetRequest, RankBudget
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -21,6 +23,7 @@ from kvplan.core.engine import (
 )
 from kvplan.core.frozen import dataclass
 from kvplan.engines.vllm.backends import forced_backend
+from kvplan.engines.vllm.budget import rank_budgets, start_batch
 from kvplan.engines.vllm.cache_dtypes import run_word, stored_format
 from kvplan.engines.vllm.capacity import capacity
 from kvplan.engines.vllm.explain import explain, notes, reasons
@@ -91,6 +94,19 @@ class Vllm:
             reasons=reasons(plan, request),
             notes=notes(plan, request),
         )
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request with the batch that vLLM resolves for its device and usage."""
+        batch = start_batch(request, self.rules)
+        settings = replace(
+            request.allocation.settings, max_num_batched_tokens=batch.tokens, max_num_seqs=batch.requests
+        )
+        return replace(request, allocation=replace(request.allocation, settings=settings))
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, overhead and what is left for the cache on the fullest rank of each stage."""
+        plan = make_plan(request.allocation, self.run_of(request.allocation))
+        return rank_budgets(request, self.rules, self.flashinfer, plan.alignment.block_tokens)
 
     def _refuse(self, request: EngineRequest) -> None:
         refuse_settings("vLLM", request.settings, SETTINGS)

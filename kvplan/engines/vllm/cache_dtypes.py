@@ -57,8 +57,13 @@ def resolve_word(text: str, facts: ModelFacts, traits: Traits, rules: Rules, dev
     follows = facts.kv_scheme_method == "modelopt" or not traits.latent
     if follows and facts.kv_scheme in words_of(rules, device.amd):
         return str(facts.kv_scheme)
-    glm = traits.sparse and facts.num_heads == 64  # GLM-5's indexed attention; DeepSeek-V3.2 has 128 heads
-    return "fp8_e4m3" if glm and device.major == 10 and rules.glm_fp8_on_blackwell else "auto"
+    fp8 = rules.glm_fp8_on_blackwell and device.major == 10 and traits.sparse and _is_glm(facts)
+    return "fp8_e4m3" if fp8 else "auto"
+
+
+def _is_glm(facts: ModelFacts) -> bool:
+    """Whether indexed latent attention is GLM-5's; where the class is not known, its 64 heads tell (DeepSeek has 128)."""
+    return quirks_of(facts).fp8_on_blackwell or (facts.architecture_class is None and facts.num_heads == 64)
 
 
 def _sixteen_bits(word: str, facts: ModelFacts, traits: Traits, rules: Rules) -> str:

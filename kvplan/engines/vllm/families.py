@@ -1,4 +1,4 @@
-"""What vLLM decides by architecture and the layers do not tell: one table, keyed on the architecture family.
+"""What vLLM decides by architecture and the layers do not tell: by the family, and by the class where that is narrower.
 
 Each entry names what its model class does in vLLM 0.32.0 and where. Everything else follows from the layers.
 """
@@ -6,6 +6,8 @@ Each entry names what its model class does in vLLM 0.32.0 and where. Everything 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from kvplan.core.engine import ModelFacts
 from kvplan.core.frozen import dataclass
@@ -13,7 +15,7 @@ from kvplan.core.frozen import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quirks:
-    """What one family's model class asks of vLLM besides its layers.
+    """What a model class asks of vLLM besides its layers.
 
     ``sinks``: learned attention sinks, which not every backend has. ``image_prefix``: image tokens see each other,
     which needs a backend with prefix-LM masks. ``own_state_dtype``: the recurrent state has the dtype that the
@@ -25,6 +27,7 @@ class Quirks:
     ``uneven_heads``: MiMo-V2's own attention layer. ``chunk_tokens``: of the Mamba kernels (2048 where no config says).
     ``bounded_gate``: Kimi delta attention with a bounded gate, which FlashKDA needs.
     ``exports_delta_states``: Qwen's gated delta net, whose prefill kernel exports states.
+    ``fp8_on_blackwell``: ``auto`` means FP8 on compute capability 10.x.
     ``unsupported``: why vLLM does not run the family after ``runs_until``, its last release that did.
     """
 
@@ -41,6 +44,7 @@ class Quirks:
     uneven_heads: bool = False
     chunk_tokens: int = 2048
     exports_delta_states: bool = False
+    fp8_on_blackwell: bool = False
     unsupported: str | None = None
     runs_until: tuple[int, int] = (0, 0)
 
@@ -62,7 +66,7 @@ QUIRKS: Mapping[str, Quirks] = {
     # mamba_chunk_size of the published configs, which matters to 0.25 alone
     "bamba": Quirks(chunk_tokens=256),
     "zamba": Quirks(chunk_tokens=256),
-    # models/config.py:853: Qwen3.5's mamba_ssm_dtype (its text model stands inside a vision wrapper)
+    # models/config.py:853: Qwen3.5's mamba_ssm_dtype
     "qwen_vl": Quirks(own_state_dtype=True, exports_delta_states=True),
     "qwen3_next": Quirks(exports_delta_states=True),
     # models/kimi_k3/nvidia/kda.py:341: Kimi-K3's gate has a lower bound, Kimi-Linear's has none
@@ -89,7 +93,41 @@ QUIRKS: Mapping[str, Quirks] = {
     "gptj": Quirks(unsupported="it has no class for CodeGen and does not read GPT-J's rotary embedding"),
 }
 
+CLASS_QUIRKS: Mapping[str, Mapping[str, Any]] = {
+    # models/config.py:43: GLM-5 alone of the classes with indexed latent attention
+    "GlmMoeDsaForCausalLM": {"fp8_on_blackwell": True},
+    # models/gemma2.py:202, paligemma.py (Gemma 2 inside) and transformers/base.py:606; gemma3.py:230 passes none
+    "Gemma2ForCausalLM": {"softcap": True},
+    "PaliGemmaForConditionalGeneration": {"softcap": True},
+    "VaultGemmaForCausalLM": {"softcap": True},
+    # models/config.py:880: the text models of Qwen3.5 without their vision wrapper
+    "Qwen3_5ForCausalLM": {"own_state_dtype": True},
+    "Qwen3_5MoeForCausalLM": {"own_state_dtype": True},
+    # model_executor/layers/quantization: its weights' format, in which every checkpoint of the class is stored
+    "BitNetForCausalLM": {"unsupported": "it does not read BitNet's weights"},
+}
+"""What a class asks besides its family, where the class is known."""
+
+DROPPED: Mapping[str, tuple[int, int]] = {
+    "AquilaForCausalLM": (0, 24),
+    "BaiChuanForCausalLM": (0, 23),
+    "BaichuanForCausalLM": (0, 23),
+    "BambaForCausalLM": (0, 23),
+    "InternLMForCausalLM": (0, 23),
+    "QWenLMHeadModel": (0, 23),
+    "RWForCausalLM": (0, 28),
+    "StableLMEpochForCausalLM": (0, 28),
+    "XverseForCausalLM": (0, 23),
+}
+"""The last release with a class whose family lives on in others (``models/registry.py:799``). Dropped classes that the
+Transformers library has and vLLM can run through it are not here."""
+
 
 def quirks_of(facts: ModelFacts) -> Quirks:
-    """The family's entry, or none."""
-    return QUIRKS.get(facts.family, NO_QUIRKS)
+    """The family's entry, or none, changed by what the class asks."""
+    quirks, name = QUIRKS.get(facts.family, NO_QUIRKS), facts.architecture_class or ""
+    if name in DROPPED:
+        major, minor = DROPPED[name]
+        gone = f"it supported the class {name} until v{major}.{minor}.0"
+        return replace(quirks, unsupported=gone, runs_until=DROPPED[name])
+    return replace(quirks, **CLASS_QUIRKS.get(name, {}))

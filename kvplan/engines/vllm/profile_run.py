@@ -115,6 +115,11 @@ class ProfileRun:
         return self.widths.num_experts > 0
 
     @property
+    def sixteen_bit_weights(self) -> bool:
+        """Whether weights are not quantized, as in all start-ups but gpt-oss that were measured."""
+        return self.weight_format in (None, "bf16", "fp16")
+
+    @property
     def second_runner(self) -> bool:
         """Whether the second model runner runs it (0.25 ``config/vllm.py:557``): dense models without state.
 

@@ -53,6 +53,7 @@ class Rules:
                                   CUDA graphs before the cache is sized
     ``profiles_float_logits``     the second runner's profiling batch samples from logits in 32 bits
     ``profiles_top_k``            and filters them by top-k and top-p
+    ``counts_runner_buffers``     buffers that the runner allocates before the weights count against the cache
     """
 
     version: str
@@ -91,6 +92,7 @@ class Rules:
     second_runner_runs_all: bool = True
     profiles_float_logits: bool = False
     profiles_top_k: bool = False
+    counts_runner_buffers: bool = True
 
 
 V0_25 = Rules(
@@ -124,6 +126,7 @@ V0_25 = Rules(
     glm_fp8_on_blackwell=False,
     second_runner_runs_all=False,
     profiles_float_logits=True,
+    counts_runner_buffers=False,
 )
 """vLLM 0.25.1: ``v1/kv_cache_interface.py:546`` (windows), ``config/model.py:1883`` (hybrids cache no prefixes),
 ``platforms/interface.py`` (the first backend decides), ``v1/core/kv_cache_utils.py`` (groups, check, log)."""

@@ -80,9 +80,9 @@ class Traits:
         return self.attends and self.recurrent
 
 
-def traits_of(kinds: Iterable[LayerKind], quirks: Quirks, family: str) -> Traits:
+def traits_of(kinds: Iterable[LayerKind], facts: ModelFacts) -> Traits:
     """The traits of all layers' kinds, in the order of the layers."""
-    kinds = tuple(kinds)
+    kinds, quirks = tuple(kinds), quirks_of(facts)
     headed = [kind for kind in kinds if isinstance(kind, HeadedKind)]
     latents = [kind for kind in kinds if isinstance(kind, Latent)]
     latent_dim = max((kind.kv_lora_rank + kind.qk_rope_head_dim for kind in latents), default=0)
@@ -98,10 +98,14 @@ def traits_of(kinds: Iterable[LayerKind], quirks: Quirks, family: str) -> Traits
         compressed=any(isinstance(kind, CompressedStream) for kind in kinds),
         # Gemma's E2B and E4B, whose last layers share caches, let images attend causally.
         image_prefix=quirks.image_prefix and not any(isinstance(kind, Shared) for kind in kinds),
-        # Gemma 2 caps its logits, and is the Gemma whose windows alternate with full layers one by one.
         mixed_heads=len({kind.head_dim for kind in headed}) > 1,
-        softcap=family == "gemma" and windows > 0 and abs(2 * windows - len(headed)) <= 1,
+        softcap=windows > 0 and (quirks.softcap or _is_gemma2(facts, windows, len(headed))),
     )
+
+
+def _is_gemma2(facts: ModelFacts, windows: int, layers: int) -> bool:
+    """Where the class is not known: the Gemma whose windows alternate with full layers one by one."""
+    return facts.architecture_class is None and facts.family == "gemma" and abs(2 * windows - layers) <= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,4 +191,4 @@ def all_kinds(stages: Iterable[Stage]) -> tuple[LayerKind, ...]:
 
 def run_traits(stages: Iterable[Stage], facts: ModelFacts) -> Traits:
     """The traits of a request's layers."""
-    return traits_of(all_kinds(stages), quirks_of(facts), facts.family)
+    return traits_of(all_kinds(stages), facts)

@@ -1,0 +1,120 @@
+"""Where a rank's memory goes when vLLM starts: weights, overhead, and the cache that is left.
+
+``requested = ceil(total x gpu_memory_utilization)`` (0.33 ``worker/utils.py`` ``request_memory``); 0.92 by default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from kvplan.core.budget import BudgetLine, BudgetRequest, RankBudget
+from kvplan.core.errors import UnsupportedError
+from kvplan.core.model import Layer
+from kvplan.core.units import format_bytes
+from kvplan.core.weight_shards import RankWeights, shard_weights
+from kvplan.engines.vllm.overhead import overhead
+from kvplan.engines.vllm.profile_run import Batch, ProfileRun, batch_limits
+from kvplan.engines.vllm.rules import Rules
+from kvplan.engines.vllm.run import device_of
+from kvplan.engines.vllm.weights import HeldBesides, held_besides, vllm_spread
+
+UTILIZATION = Fraction(92, 100)
+"""``gpu_memory_utilization`` where it is not set (``config/cache.py``, 0.25 to 0.33)."""
+
+
+def start_batch(request: BudgetRequest, rules: Rules) -> Batch:
+    """Tokens and requests of one step, as vLLM resolves them for this device and usage."""
+    allocation = request.allocation
+    return batch_limits(allocation.settings, allocation.max_model_len, rules, request.usage)
+
+
+def rank_budgets(
+    request: BudgetRequest, rules: Rules, flashinfer: bool, block_tokens: int | None
+) -> tuple[RankBudget, ...]:
+    """The fullest rank of each stage. Raises UnsupportedError where the model's weights or widths are not known."""
+    allocation = request.allocation
+    spread = vllm_spread(
+        allocation.parallel,
+        expert_parallel=request.expert_parallel,
+        draft_layers=allocation.num_draft_layers > 0,
+        text_only=request.text_only,
+    )
+    shards = shard_weights(request.architecture, request.weights, request.weight_format, spread)
+    if shards is None or request.architecture.widths is None:
+        raise UnsupportedError(
+            "the spec states no parameter counts or widths, so what is left for the cache is not known",
+            "use the model's config.json, or give --kv-memory to kvplan size",
+        )
+    budgets = []
+    for index, (weights, stage) in enumerate(zip(shards, allocation.stages)):
+        layers = tuple(tuple(item.kind for item in layer) for layer in stage)
+        besides = held_besides(
+            request.architecture,
+            allocation.facts.family,
+            request.weight_format,
+            spread,
+            layers,
+            request.accelerator,
+        )
+        run = _profile(request, rules, flashinfer, layers, block_tokens, index)
+        budgets.append(_budget(request, weights, besides, run))
+    return tuple(budgets)
+
+
+def _profile(
+    request: BudgetRequest,
+    rules: Rules,
+    flashinfer: bool,
+    layers: Sequence[Layer],
+    block_tokens: int | None,
+    index: int,
+) -> ProfileRun:
+    allocation, widths = request.allocation, request.architecture.widths
+    assert widths is not None
+    return ProfileRun(
+        rules=rules,
+        device=device_of(request.accelerator, flashinfer),
+        facts=allocation.facts,
+        widths=widths,
+        layers=tuple(layers),
+        batch=start_batch(request, rules),
+        max_model_len=allocation.max_model_len,
+        tp=allocation.parallel.tp,
+        dp=allocation.parallel.dp,
+        expert_parallel=request.expert_parallel,
+        eager=request.eager,
+        block_tokens=block_tokens or 16,
+        num_speculative_tokens=allocation.settings.num_speculative_tokens or 0,
+        weight_format=request.weight_format.name,
+        embeds=index == 0,
+        samples=index == len(allocation.stages) - 1,
+    )
+
+
+def _budget(
+    request: BudgetRequest, weights: RankWeights, besides: Sequence[HeldBesides], run: ProfileRun
+) -> RankBudget:
+    utilization = request.memory_utilization or UTILIZATION
+    memory = request.accelerator.memory_bytes
+    requested = math.ceil(memory * utilization)
+    held = weights.bytes + sum(entry.bytes for entry in besides)
+    found = overhead(run)
+    share = found.expected_error_bytes
+    lines = [
+        f"requested = ceil({memory:,} x {float(utilization):g}) = {requested:,} B (worker/utils.py)",
+        *(f"weights, {words}: {format_bytes(size)}" for words, size in weights.lines),
+        *(f"weights, {entry.words}: {format_bytes(entry.bytes)} ({entry.source})" for entry in besides),
+        *found.lines,
+    ]
+    error = held // 200 if weights.certainty != "exact" else 0
+    return RankBudget(
+        memory_bytes=memory,
+        requested_bytes=requested,
+        weights=BudgetLine(size_bytes=held, certainty=weights.certainty, error_bytes=error),
+        activation=BudgetLine(size_bytes=found.activation_bytes, certainty=found.certainty, error_bytes=share),
+        cuda_graph=BudgetLine(size_bytes=found.cuda_graph_bytes, certainty="estimate"),
+        non_torch=BudgetLine(size_bytes=found.non_torch_bytes, certainty="estimate"),
+        explanation=tuple(lines),
+    )

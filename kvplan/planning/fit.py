@@ -1,0 +1,134 @@
+"""``fit``: will it start on this hardware, what does it hold, and where does every byte go.
+
+One model, one engine and one placement in; a FitResult out. Everything is pure: devices and files are read before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from kvplan.core.budget import BudgetingEngine, BudgetRequest, RankBudget
+from kvplan.core.engine import Allocation, Engine, EngineRequest
+from kvplan.core.errors import DoesNotFitError, UnsupportedError
+from kvplan.core.fit import FitRequest, FitResult
+from kvplan.core.geometry import check_formats, group_kinds, place_layers
+from kvplan.core.model import Model
+from kvplan.core.search import last_true
+from kvplan.planning.size import counted_layers, engine_request, split_stages
+
+DEFAULT_LONGEST = 1 << 20
+"""Contexts are not tried beyond this where the model states no maximum."""
+
+
+def fit_model(model: Model, request: FitRequest, engine: Engine) -> FitResult:
+    """What the hardware holds. Raises UsageError or UnsupportedError where the engine cannot be started so at all."""
+    budget_request = build_budget_request(model, request, engine)
+    budgets = cast(BudgetingEngine, engine).budget(budget_request)
+    asked = budget_request.allocation
+    needed = engine.allocate(without_memory(asked))
+    available = min(budget.kv_cache.size_bytes for budget in budgets)
+    missing = max(budget.missing_bytes for budget in budgets)
+    capacity, refusal = (None, None) if missing else _capacity(engine, asked, available)
+    most = _largest_concurrency(engine, asked, available)
+    return FitResult(
+        model=model,
+        request=request,
+        engine=engine.name,
+        engine_version=engine.version,
+        budgets=budgets,
+        needed=needed,
+        capacity=capacity,
+        refusal=refusal,
+        missing_bytes=missing,
+        available_bytes=available,
+        max_context_tokens=0 if missing else _largest_context(engine, asked, available),
+        max_concurrency_at_context=most,
+        max_num_batched_tokens=asked.settings.max_num_batched_tokens,
+        max_num_seqs=asked.settings.max_num_seqs,
+        notes=tuple(dict.fromkeys((*model.notes, *request.size.notes, *needed.notes))),
+    )
+
+
+def build_budget_request(model: Model, request: FitRequest, engine: Engine) -> BudgetRequest:
+    """The engine's question, with the batch sizes settled. Raises UnsupportedError for engines without a budget."""
+    if not hasattr(engine, "budget"):
+        raise UnsupportedError(
+            f"kvplan does not know what {engine.name} needs besides weights and cache",
+            "use --engine vllm, sglang, trtllm or llamacpp; kvplan size --engine counts the cache of the others",
+        )
+    size = request.size
+    size.parallel.check(model.architecture)
+    placed = place_layers(counted_layers(model, size), size.choice.kv_format)
+    check_formats(group_kinds(placed, size.choice.policy), size.choice)
+    stages = split_stages(placed, size.parallel.pp, len(model.architecture.layers))
+    asked = BudgetRequest(
+        allocation=engine_request(model, size, stages),
+        architecture=model.architecture,
+        weights=model.weights,
+        weight_format=request.weight_format,
+        accelerator=request.accelerator,
+        memory_utilization=request.memory_utilization,
+        expert_parallel=request.expert_parallel,
+        eager=request.eager,
+        usage=request.usage,
+        text_only=request.text_only,
+    )
+    return cast(BudgetingEngine, engine).settle(asked)
+
+
+def without_memory(request: EngineRequest) -> EngineRequest:
+    """The same with as much memory as it needs."""
+    return replace(request, settings=replace(request.settings, kv_memory_bytes=None))
+
+
+def with_memory(request: EngineRequest, kv_memory_bytes: int) -> EngineRequest:
+    """The same with this much memory for each rank's cache."""
+    return replace(request, settings=replace(request.settings, kv_memory_bytes=kv_memory_bytes))
+
+
+def _capacity(engine: Engine, request: EngineRequest, available: int) -> tuple[Allocation | None, str | None]:
+    """What the engine makes of the memory, or the words with which it refuses to start."""
+    if not available:
+        return None, "no memory is left for the cache"
+    try:
+        return engine.allocate(with_memory(request, available)), None
+    except DoesNotFitError as error:
+        return None, error.message
+
+
+def _largest_context(engine: Engine, request: EngineRequest, available: int) -> int:
+    """The longest single request that the engine would start for; 0 where none."""
+
+    def starts(tokens: int) -> bool:
+        settings = replace(request.settings, max_model_len=tokens, kv_memory_bytes=available)
+        try:
+            engine.allocate(replace(request, context_tokens=tokens, sequences=1, settings=settings))
+        except DoesNotFitError:
+            return False
+        return True
+
+    longest = request.facts.max_context_tokens or DEFAULT_LONGEST
+    return _most(starts, longest)
+
+
+def _largest_concurrency(engine: Engine, request: EngineRequest, available: int) -> int:
+    """Requests of the asked context that one replica holds at once."""
+
+    def held(sequences: int) -> bool:
+        allocation = engine.allocate(replace(without_memory(request), sequences=sequences))
+        return max(rank.allocated_bytes for rank in allocation.stages) <= available
+
+    return _most(held, 1 << 20)
+
+
+def _most(holds: Callable[[int], bool], limit: int) -> int:
+    """The largest number up to ``limit`` for which it holds; 0 where it does not hold for 1."""
+    most = last_true(holds, limit)
+    return limit if most is None else most
+
+
+def fullest(budgets: tuple[RankBudget, ...]) -> RankBudget:
+    """The rank with the least memory left for its cache."""
+    return min(budgets, key=lambda budget: budget.kv_cache.size_bytes - budget.missing_bytes)
