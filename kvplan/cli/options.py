@@ -51,6 +51,9 @@ TpOption = Annotated[int, option("--tp", help="Tensor-parallel size.")]
 PpOption = Annotated[int, option("--pp", help="Pipeline-parallel size.")]
 DpOption = Annotated[int, option("--dp", help="Data-parallel replicas.")]
 DcpOption = Annotated[int, option("--dcp", help="Decode-context-parallel size, inside tp.")]
+OptionalTpOption = Annotated[int | None, option("--tp", help="Tensor-parallel size.")]
+OptionalPpOption = Annotated[int | None, option("--pp", help="Pipeline-parallel size.")]
+OptionalDpOption = Annotated[int | None, option("--dp", help="Data-parallel replicas.")]
 WeightsOption = Annotated[str | None, option("--weights", help="Weight format: bf16, fp8, int4-awq, gguf-q4_k_m, …")]
 EnginesOption = Annotated[
     list[str] | None,
@@ -79,6 +82,25 @@ NoPrefixCachingOption = Annotated[
 SpeculativeTokensOption = Annotated[
     str | None, option("--num-speculative-tokens", help="Tokens drafted in each step (with --mtp).")
 ]
+ModelOption = Annotated[str, option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id.")]
+EngineOption = Annotated[str, option("--engine", "-e", help="Engine that is started: vllm, vllm@0.25, sglang, …")]
+ContextOption = Annotated[str | None, option("--ctx", "-c", help="Context of a request in tokens: 8192, 32k, 1M.")]
+CountOption = Annotated[int | None, option("--count", help="Devices, as 8xh100 says too; split by --tp unless told.")]
+GpuMemoryOption = Annotated[
+    str | None, option("--gpu-memory", help="Memory of a device of your own, or instead of --gpu's: 80GiB.")
+]
+UtilizationOption = Annotated[
+    str | None, option("--gpu-memory-utilization", help="The engine's own share of the memory: 0.92, 90%.")
+]
+ExpertParallelOption = Annotated[
+    bool, option("--enable-expert-parallel", help="Whole experts on each rank, in place of a slice of each.")
+]
+EagerOption = Annotated[bool, option("--enforce-eager", help="No compilation and no CUDA graphs.")]
+UsageOption = Annotated[
+    str, option("--usage", help="serve, or llm: vLLM's offline class, whose default batches are larger.")
+]
+TextOnlyOption = Annotated[bool, option("--text-only", help="Image, video and audio inputs are limited to none.")]
+CheckOption = Annotated[bool, option("--check", help="Exit with 3 when it does not fit: a guard before a download.")]
 FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
 JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]
 ExplainOption = Annotated[bool, option("--explain", help="Write out the equations and their sources.")]

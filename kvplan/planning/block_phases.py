@@ -16,7 +16,19 @@ from kvplan.planning.prefix_tree import Keys, PrefixNode
 class RunningRequest:
     """One request and, while it runs, its place in time: first token at step ``first``, gone at step ``end``."""
 
-    __slots__ = ("arrived", "end", "first", "keys", "node", "prefill", "serial", "shared", "to_decode", "tokens", "waited")
+    __slots__ = (
+        "arrived",
+        "end",
+        "first",
+        "keys",
+        "node",
+        "prefill",
+        "serial",
+        "shared",
+        "to_decode",
+        "tokens",
+        "waited",
+    )
 
     def __init__(self, arrived: int, tokens: int, to_decode: int, keys: Keys) -> None:
         self.arrived = arrived

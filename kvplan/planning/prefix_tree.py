@@ -117,7 +117,6 @@ class PrefixTree:
         assert parent is not None, "the root has no units to part"
         upper = PrefixNode(node.keys[:units], parent)
         upper.references = node.references
-        upper.released = node.released
         parent.children[upper.keys[0]] = upper
         node.keys = node.keys[units:]
         node.parent = upper

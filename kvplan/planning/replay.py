@@ -293,8 +293,8 @@ class _Replay:
         if self.used + need - active * self.unit_blocks > self.capacity:
             return False
         self.used += need - active * self.unit_blocks
-        if self.tree is not None and shared:
-            sequence.node = self.tree.hold(sequence.keys)
+        if self.tree is not None:
+            sequence.node = self.tree.hold(sequence.keys) if shared else None
             self._evict()
         sequence.shared = shared
         fresh = sequence.tokens - present * self.unit_tokens

@@ -19,7 +19,6 @@ from vllm_questions import (
     R1,
     V32,
     device,
-    draft_layers,
     engine_of,
     model,
     plan,
@@ -149,7 +148,6 @@ def test_draft_layers_without_a_number_draft_one_token() -> None:
     one = request_of(deep, engine, {"speculative": {}}, settings)
     drafted = replace(one, num_draft_layers=1)
     assert any("one token is drafted" in note for note in engine.allocate(drafted).notes)
-    assert len(draft_layers(deep)) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ _V3, _V32 = "deepseek-ai__DeepSeek-V3", "deepseek-ai__DeepSeek-V3.2"
 _V4 = "deepseek-ai__DeepSeek-V4-Flash"
 _NEXT, _QWEN35 = "Qwen__Qwen3-Next-80B-A3B-Instruct", "Qwen__Qwen3.5-27B"
 _GRANITE, _JET, _LFM = "ibm-granite__granite-4.0-h-micro-base", "nvidia__Jet-Nemotron-2B", "LiquidAI__LFM2-8B-A1B"
+_MIMO = "XiaomiMiMo__MiMo-V2-Flash"
 _NEMOTRON = "nvidia__NVIDIA-Nemotron-Nano-12B-v2"
 
 _EVERY = (
@@ -245,5 +246,14 @@ CASES: list[dict[str, Any]] = [
         dsa_decode_backend="flashinfer_sparse_mla",
     ),
     _case("zai-org__GLM-5.2", gpu="RTX_PRO_6000", kv_cache_dtype="bf16"),
+    _case("zai-org__GLM-5.2", gpu="RTX_PRO_6000"),
+    # classes that one family has and SGLang tells apart
+    _case("deepseek-ai__DeepSeek-V2-Lite", gpu="RTX_PRO_6000"),
+    _case("allenai__OLMo-7B-hf", gpu="RTX_PRO_6000"),
+    _case("allenai__OLMo-7B-hf", gpu="A100"),
+    _case("allenai__OLMo-2-0325-32B-Instruct", gpu="A100"),
+    # drafts that the config does not state, named by --speculative-draft-model-path
+    _case(_MIMO, draft_layers=1, draft_swa_layers=1, speculative_num_steps=1, speculative_num_draft_tokens=2),
+    _case(_NEXT, draft_layers=1, speculative_num_steps=1, speculative_num_draft_tokens=2),
     *(_case(config, gpu="B200") for config in _EVERY),
 ]

@@ -105,7 +105,7 @@ def _ask(case: dict[str, Any], folder: str) -> dict[str, Any]:
         tp = case.get("tp", 1)
         publish(args, role="scheduler", ranks=SpawnRanks(world_rank=rank * tp, dp_rank=None, gpu_id=0))
         config = ModelConfig.from_server_args(args)
-        ranks.append(_configurator(args, config, rank, pp, case.get("draft_layers")))
+        ranks.append(_configurator(args, config, rank, pp, case))
     resolved = {
         "attention_backend": get_exec().kernel.attention_backend,
         "page_size": get_schedule().page_size,
@@ -115,7 +115,7 @@ def _ask(case: dict[str, Any], folder: str) -> dict[str, Any]:
     return {"resolved": resolved, **_sizes(case, ranks)}
 
 
-def _configurator(args: Any, config: Any, rank: int, pp: int, draft_layers: int | None) -> Any:
+def _configurator(args: Any, config: Any, rank: int, pp: int, case: dict[str, Any]) -> Any:
     """SGLang's own configurator for a pipeline rank of a model whose weights were never loaded."""
     import torch
     from sglang.srt.distributed.utils import get_pp_indices
@@ -157,8 +157,8 @@ def _configurator(args: Any, config: Any, rank: int, pp: int, draft_layers: int 
         is_draft_worker=False,
         post_capture_kv_active=False,
         spec_aux_config=SimpleNamespace(
-            eagle_draft_num_layers=draft_layers,
-            eagle_draft_swa_num_layers=None,
+            eagle_draft_num_layers=case.get("draft_layers"),
+            eagle_draft_swa_num_layers=case.get("draft_swa_layers"),
             dflash_draft_num_layers=None,
             dspark_num_stages=None,
             draft_model_config=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from math import ceil
+from random import Random
 from typing import Any
 
 import pytest
@@ -224,7 +225,7 @@ REQUESTS = st.lists(
 ).map(lambda requests: sorted(requests, key=lambda request: request.arrival_seconds))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(requests=REQUESTS, terms=TERMS, num_blocks=st.integers(1, 150), seats=st.integers(1, 12))
 def test_replay_equals_a_simulation_of_every_step(
     requests: list[Request], terms: tuple[BlockTerm, ...], num_blocks: int, seats: int
@@ -233,7 +234,7 @@ def test_replay_equals_a_simulation_of_every_step(
     check(replay(requests, pool, SPEED), SlowReplay(requests, pool, None).run())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(requests=REQUESTS, terms=TERMS, num_blocks=st.integers(1, 150), seats=st.integers(1, 12))
 def test_shared_prefixes_equal_a_simulation_of_every_step(
     requests: list[Request], terms: tuple[BlockTerm, ...], num_blocks: int, seats: int
@@ -248,6 +249,42 @@ def test_shared_prefixes_equal_a_simulation_of_every_step(
     )
     if slow.shared_terms and prompts:
         assert report.prefix_hit_ratio == slow.hits / prompts
+
+
+def busy_case(seed: int) -> tuple[list[Request], PoolShape]:
+    """A crowded pool: most of these preempt, wait, share and evict."""
+    random = Random(seed)
+    terms = tuple(
+        BlockTerm(
+            block_tokens=random.choice([4, 8, 16]),
+            limit_tokens=random.choice([None, None, random.randint(1, 60)]),
+            fixed_blocks=random.randint(0, 2),
+            count=random.randint(1, 2),
+        )
+        for _ in range(random.randint(1, 3))
+    )
+    requests = [
+        Request(
+            random.randint(0, random.choice([80, 400])) / 8,
+            random.randint(1, 120),
+            random.randint(0, 80),
+            tuple(random.choices(range(random.choice([1, 2, 3])), k=random.randint(0, 7))),
+        )
+        for _ in range(random.choice([20, 40]))
+    ]
+    pool = PoolShape(num_blocks=random.randint(40, 200), growing=terms, max_num_seqs=random.randint(4, 20))
+    return sorted(requests, key=lambda request: request.arrival_seconds), pool
+
+
+@pytest.mark.parametrize("hash_block_tokens", [None, 16])
+def test_crowded_pools_equal_a_simulation_of_every_step(hash_block_tokens: int | None) -> None:
+    preempting = 0
+    for seed in range(80):
+        requests, pool = busy_case(seed)
+        report = replay(requests, pool, SPEED, hash_block_tokens)
+        check(report, SlowReplay(requests, pool, hash_block_tokens).run())
+        preempting += report.preemptions > 0
+    assert preempting > 40  # the cases are crowded indeed
 
 
 def full_pool(num_blocks: int, seats: int = 64) -> PoolShape:

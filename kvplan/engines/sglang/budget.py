@@ -33,8 +33,11 @@ _PREFILL_GRAPHS = (
 )
 """Sizes of captured prefills up to 4096 tokens; by 512 from there (``arg_groups/cuda_graph_hook.py:480``)."""
 
-LATENT_PREFILL_TOKENS, LATENT_PREFILL_MIB = 8192, 1536
-"""Largest captured prefill of latent attention, and what all its graphs are taken for."""
+LATENT_PREFILL_MIB = 1536
+"""What all captured prefills of latent attention are taken for."""
+
+DEEPEP_PREFILL_MIB, DEEPEP_DECODE_MIB = 1024, 2048
+"""Buffers of DeepEP's all-to-all in captured prefills and decodes."""
 
 CONTEXT_BYTES = 522 * MIB
 """Taken before the weights are loaded at tp 1: 139.80 - 139.29 GiB on an H200, driver 580 (read by vLLM 0.25.1)."""
@@ -65,17 +68,17 @@ class Reserve:
     @property
     def chunk(self) -> int:
         """Tokens of a prefill chunk."""
-        return self.chunk_tokens or self._defaults[0]
+        return self.chunk_tokens or self._sizes[0]
 
     @property
     def decode(self) -> int:
         """Requests of the largest decode graph; a default is capped by the requests that may run."""
         if self.decode_batch is not None:
             return self.decode_batch
-        return min(self._defaults[1], self.max_running_requests or self._defaults[1])
+        return min(self._sizes[1], self.max_running_requests or self._sizes[1])
 
     @property
-    def _defaults(self) -> tuple[int, int]:
+    def _sizes(self) -> tuple[int, int]:
         for limit, chunk, few_ranks, many_ranks in _DEFAULTS:
             if self.memory_mib < limit:
                 return chunk, few_ranks if self.tp < 4 else many_ranks
@@ -89,7 +92,8 @@ class Reserve:
         decode = self.decode * 2.0
         if self.attention_dp > 1:
             decode += self.decode * self.attention_dp * (4.5 if self.decode > 300 else 3)
-        return decode + (LATENT_PREFILL_MIB if self.latent else 8 * len(prefill_graph_tokens(self.chunk)))
+        prefill = LATENT_PREFILL_MIB if self.latent else 8 * len(prefill_graph_tokens(self.chunk))
+        return decode + prefill + (DEEPEP_PREFILL_MIB if self.deepep else 0)
 
     @property
     def total_mib(self) -> float:
@@ -97,7 +101,7 @@ class Reserve:
         reserved = 512 + 1.5 * max(self.chunk, 2048) + self.tp * self.pp / 8 * 1024 + self.graph_mib
         if self.memory_mib > _LARGE_MIB:
             reserved = max(reserved, _LEAST_RESERVE_MIB)
-        return reserved + (2048 if self.deepep and self.graphs else 0)
+        return reserved + (DEEPEP_DECODE_MIB if self.deepep and self.graphs else 0)
 
     @property
     def mem_fraction_static(self) -> Fraction:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kvplan.core.errors import DoesNotFitError
 from kvplan.core.frozen import dataclass
-from kvplan.core.units import MAX_TOKENS, format_bytes
+from kvplan.core.search import last_true
+from kvplan.core.units import format_bytes
 from kvplan.engines.transformers.layers import CacheQuestion, Held, LayerCounts, group_layers, hold_layers
 
 
@@ -27,7 +28,7 @@ class Capacity:
     def longest_context(self) -> int | None:
         """The longest context that all sequences can have at once; None where the cache stops growing."""
         sequences = self.question.request.sequences
-        return _last_true(lambda tokens: self._needed(tokens, sequences) <= self.memory_bytes)
+        return last_true(lambda tokens: self._needed(tokens, sequences) <= self.memory_bytes)
 
     def most_sequences(self) -> int | None:
         """How many sequences of the longest length fit; None where they store nothing.
@@ -41,7 +42,7 @@ class Capacity:
                 f"one sequence of {length:,} tokens takes {format_bytes(one)} of {format_bytes(self.memory_bytes)}",
                 "shorten --ctx or --max-model-len, or give more --kv-memory",
             )
-        return _last_true(lambda sequences: self._needed(length, sequences) <= self.memory_bytes)
+        return last_true(lambda sequences: self._needed(length, sequences) <= self.memory_bytes)
 
     def _needed(self, tokens: int, sequences: int) -> int:
         """Bytes on the fullest rank for sequences of ``tokens`` tokens."""
@@ -56,14 +57,3 @@ def capacity_of(question: CacheQuestion, memory_bytes: int) -> Capacity:
     policy = question.request.choice.policy
     stages = tuple(group_layers(stage, policy) for stage in question.request.stages)
     return Capacity(question=question, memory_bytes=memory_bytes, stages=stages)
-
-
-def _last_true(holds: Callable[[int], bool]) -> int | None:
-    """A number for which ``holds`` is true and for the next one false; None where it always is true."""
-    low, high = 0, MAX_TOKENS
-    if holds(high):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low

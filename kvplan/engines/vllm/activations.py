@@ -28,9 +28,6 @@ from kvplan.engines.vllm.profile_run import ProfileRun
 FLUSHED_CACHE_BYTES = 60 * MIB
 """Buffer by which Inductor clears the L2 cache between trials of a kernel: the L2 of an H200 (50 MiB on an H100)."""
 
-TUNED_CACHE_BYTES = 256 * MIB
-"""Buffer by which Triton's own autotuner clears caches (``triton/backends/nvidia/driver.py``)."""
-
 MAX_LATENT_CONTEXT_TOKENS = 64 * 1024
 """Most tokens of context that latent attention projects up at once (``layers/attention/mla_attention.py:1434``)."""
 
@@ -256,19 +253,15 @@ def latent_attention(run: ProfileRun, kind: Latent) -> Phase:
 
 
 def recurrent_mixer(run: ProfileRun, kind: RecurrentKind) -> Phase:
-    """A recurrent mixer: its projection, what it copies of it, and its output; the scan itself is skipped.
+    """A recurrent mixer: its projection, what it copies of it, and its outputs; the scan itself is skipped.
 
-    Where Triton tunes the scan's kernels at the first layer (``mamba_mixer2.py:719``, ``qwen_gdn_linear_attn.py:1068``),
-    it needs a buffer of its own, before there is a workspace of experts.
+    Read from ``layers/mamba/mamba_mixer.py:270``, ``mamba_mixer2.py:719`` and ``gdn/qwen_gdn_linear_attn.py:908``.
     """
     projected, copied = _mixer_widths(run, kind)
-    tuned = live_bytes("Triton's flush of caches", TUNED_CACHE_BYTES)
-    workspace = _workspace_tensors(run)
-    extra = workspace if workspace_bytes(run) > TUNED_CACHE_BYTES or not isinstance(kind, _TUNED) else [tuned]
     return Phase(
         name=f"recurrent mixer ({kind.kind})",
         tensors=(
-            *extra,
+            *_workspace_tensors(run),
             live_tensor("residual and input (2 x T x hidden)", 2, run.tokens, run.hidden),
             live_tensor("projection (T x width)", run.tokens, cdiv(projected, run.tp)),
             live_tensor("copies and outputs (T x width)", run.tokens, cdiv(copied, run.tp)),
@@ -277,9 +270,6 @@ def recurrent_mixer(run: ProfileRun, kind: RecurrentKind) -> Phase:
         source="model_executor/layers/mamba",
         measured=False,
     )
-
-
-_TUNED = (Mamba2, GatedDeltaNet)
 
 
 def _mixer_widths(run: ProfileRun, kind: RecurrentKind) -> tuple[int, int]:

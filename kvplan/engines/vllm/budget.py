@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -19,6 +20,9 @@ from kvplan.engines.vllm.profile_run import Batch, ProfileRun, batch_limits
 from kvplan.engines.vllm.rules import Rules
 from kvplan.engines.vllm.run import device_of
 from kvplan.engines.vllm.weights import HeldBesides, held_besides, vllm_spread
+
+_SCOPE = re.compile(r"(_g[0-9]+)?(_mlp|_experts)?$")
+"""What a weight format's name says besides the scheme: group size, and which blocks are left in 16 bits."""
 
 UTILIZATION = Fraction(92, 100)
 """``gpu_memory_utilization`` where it is not set (``config/cache.py``, 0.25 to 0.33)."""
@@ -87,7 +91,7 @@ def _profile(
         eager=request.eager,
         block_tokens=block_tokens or 16,
         num_speculative_tokens=allocation.settings.num_speculative_tokens or 0,
-        weight_format=request.weight_format.name,
+        weight_format=_SCOPE.sub("", request.weight_format.name),
         embeds=index == 0,
         samples=index == len(allocation.stages) - 1,
     )

@@ -1,0 +1,127 @@
+"""A fit in words (``8xh100``, ``32k``, ``0.92``) becomes a FitRequest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from kvplan.core.accelerator import Accelerator
+from kvplan.core.engine import Engine, EngineSettings
+from kvplan.core.errors import UsageError
+from kvplan.core.fit import FitRequest
+from kvplan.core.frozen import dataclass
+from kvplan.core.model import Model
+from kvplan.core.units import parse_bytes, parse_ratio
+from kvplan.core.weights import get_weight_format
+from kvplan.planning.placement import choose_parallel
+from kvplan.planning.request import RequestWords, build_request
+from kvplan.planning.settings import SettingWords, read_settings
+from kvplan.specs.accelerator import custom_accelerator, parse_accelerator
+
+USAGES = ("serve", "llm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitWords:
+    """What a user says about one start; the fields are the command line's options."""
+
+    model: str
+    gpu: str | None = None
+    count: int | None = None
+    gpu_memory: str | None = None
+    engine: str = "vllm"
+    ctx: str | None = None
+    concurrency: int = 1
+    kv_dtype: str = "auto"
+    kv_dtype_skip_layers: str | None = None
+    encoder_tokens: str | None = None
+    mtp: bool = False
+    tp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    dcp: int = 1
+    enable_expert_parallel: bool = False
+    weights: str | None = None
+    max_model_len: str | None = None
+    max_num_batched_tokens: str | None = None
+    max_num_seqs: str | None = None
+    gpu_memory_utilization: str | None = None
+    block_size: str | None = None
+    attention_backend: str | None = None
+    no_prefix_caching: bool = False
+    num_speculative_tokens: str | None = None
+    enforce_eager: bool = False
+    usage: str = "serve"
+    text_only: bool = False
+
+
+def build_fit_request(model: Model, words: FitWords, engine: Engine) -> FitRequest:
+    """The FitRequest for a model and an engine. Raises UsageError, UnknownNameError or UnsupportedError.
+
+    ``--max-model-len`` defaults to ``--ctx``, and both to the model's own maximum.
+    """
+    if words.usage not in USAGES:
+        raise UsageError(f"--usage {words.usage!r} is none", f"allowed: {', '.join(USAGES)}")
+    accelerator, count = read_devices(words)
+    context = words.ctx or words.max_model_len or _longest(model)
+    asked = RequestWords(
+        concurrency=words.concurrency,
+        kv_dtype=words.kv_dtype,
+        skip_layers=words.kv_dtype_skip_layers,
+        encoder_tokens=words.encoder_tokens,
+        include_draft=words.mtp,
+        parallel=choose_parallel(model.architecture, count, words.tp, words.pp, words.dp, words.dcp),
+        settings=_settings(words, accelerator),
+    )
+    return FitRequest(
+        size=build_request(model, context, asked, engine),
+        accelerator=accelerator,
+        weight_format=get_weight_format(words.weights or model.weights.weight_format or model.dtype),
+        memory_utilization=_utilization(words.gpu_memory_utilization),
+        expert_parallel=words.enable_expert_parallel,
+        eager=words.enforce_eager,
+        usage=words.usage,
+        text_only=words.text_only,
+    )
+
+
+def read_devices(words: FitWords) -> tuple[Accelerator, int | None]:
+    """The device and how many; this machine's own where none is named."""
+    memory = None if words.gpu_memory is None else parse_bytes(words.gpu_memory, "--gpu-memory")
+    if words.gpu is None and memory is not None:
+        return custom_accelerator(memory), words.count
+    accelerator, count = parse_accelerator(words.gpu or "auto")
+    if memory is not None:
+        accelerator = custom_accelerator(memory, accelerator)
+    if words.count is not None and count not in (1, words.count):
+        raise UsageError(f"--gpu {words.gpu} are {count} devices, --count says {words.count}")
+    stated = words.count if words.count is not None else (count if count > 1 else None)
+    if stated is not None and not 1 <= stated <= 1024:
+        raise UsageError(f"--count must lie between 1 and 1024, not {stated}")
+    return accelerator, stated
+
+
+def _settings(words: FitWords, accelerator: Accelerator) -> EngineSettings:
+    stated = read_settings(
+        SettingWords(
+            block_size=words.block_size,
+            attention_backend=words.attention_backend,
+            prefix_caching=False if words.no_prefix_caching else None,
+            max_model_len=words.max_model_len,
+            max_num_batched_tokens=words.max_num_batched_tokens,
+            max_num_seqs=words.max_num_seqs,
+            num_speculative_tokens=words.num_speculative_tokens,
+        )
+    )
+    return replace(stated, accelerator=accelerator)
+
+
+def _longest(model: Model) -> str:
+    longest = model.architecture.max_context_tokens
+    if longest is None:
+        raise UsageError(f"{model.name} states no longest context", "give --ctx")
+    return str(longest)
+
+
+def _utilization(text: str | None) -> Fraction | None:
+    return None if text is None else parse_ratio(text, "--gpu-memory-utilization")

@@ -1,0 +1,121 @@
+"""The rows of a fit report as plain text: verdict, budget lines, what the cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvplan.core.budget import BudgetLine, RankBudget
+from kvplan.core.fit import FitResult
+from kvplan.core.units import format_bytes, format_tokens
+
+BAR_WIDTH = 60
+LINE_HEADER = ("memory of a rank", "size", "share", "known as", "±")
+
+_LINES: tuple[tuple[str, str, str], ...] = (
+    ("weights", "weights", "█"),
+    ("activation", "activations", "▓"),
+    ("cuda_graph", "CUDA graphs", "▒"),
+    ("non_torch", "driver and libraries", "▒"),
+    ("kv_cache", "KV cache", "░"),
+)
+"""Attribute of RankBudget, its words and the mark of its part of the bar."""
+
+
+def fit_headline(result: FitResult) -> str:
+    """The request in one line."""
+    request, size = result.request, result.request.size
+    devices = f"{request.num_devices} x {request.accelerator.name}" if request.num_devices > 1 else "one "
+    devices = devices if request.num_devices > 1 else request.accelerator.name
+    parallel = [f"{name} {value}" for name, value in _parallel(result) if value > 1]
+    engine = f"{result.engine} {result.engine_version or ''}".strip()
+    words = [result.model.name, devices, *parallel, engine, size.choice.kv_format.name]
+    words.append(f"{format_tokens(size.context_tokens)} tokens x {size.concurrency:,}")
+    return " · ".join(words)
+
+
+def _parallel(result: FitResult) -> list[tuple[str, int]]:
+    parallel = result.request.size.parallel
+    return [(name, getattr(parallel, name)) for name in ("tp", "pp", "dp", "dcp")]
+
+
+def verdict(result: FitResult) -> str:
+    """Whether it fits, in words."""
+    context = format_tokens(result.request.size.context_tokens)
+    asked = result.request.size.concurrency
+    if result.missing_bytes:
+        return (
+            f"Does not start: weights and overhead exceed what {result.engine} takes of a rank by "
+            f"{format_bytes(result.missing_bytes)}."
+        )
+    if not result.starts:
+        return f"Does not start: {result.refusal}"
+    held = result.max_concurrency
+    if result.fits:
+        return f"Fits: {held:,} requests of {context} tokens at once; {asked:,} asked."
+    if not held:
+        return f"Starts, but not even one request of {context} tokens fits."
+    return f"Starts, but holds {held:,} of the {asked:,} requests of {context} tokens at once; the others wait."
+
+
+def budget_rows(budget: RankBudget) -> list[tuple[str, ...]]:
+    """One row for each share of the rank's memory."""
+    rows = []
+    for name, words, _ in _LINES:
+        line: BudgetLine = getattr(budget, name)
+        if not line.size_bytes and name in ("cuda_graph", "non_torch", "activation"):
+            continue
+        error = format_bytes(line.error_bytes) if line.error_bytes else ""
+        rows.append((words, format_bytes(line.size_bytes), _share(line, budget), line.certainty, error))
+    if budget.unused_bytes:
+        rows.append(("not taken by the engine", format_bytes(budget.unused_bytes), "", "", ""))
+    return rows
+
+
+def _share(line: BudgetLine, budget: RankBudget) -> str:
+    return f"{line.size_bytes / budget.memory_bytes:.0%}"
+
+
+def budget_bar(budget: RankBudget) -> str:
+    """``[████▓▒░░░░  ]``: the shares of a rank's memory, in the order of the rows."""
+    held = sum(getattr(budget, name).size_bytes for name, _, _ in _LINES)
+    whole = max(budget.memory_bytes, held)
+    bar, drawn, total = "", 0, 0
+    for name, _, mark in _LINES:
+        total += getattr(budget, name).size_bytes
+        end = round(BAR_WIDTH * total / whole)
+        bar += mark * (end - drawn)
+        drawn = max(end, drawn)
+    return f"[{bar:{BAR_WIDTH}}] {format_bytes(budget.memory_bytes)}"
+
+
+def stage_words(result: FitResult) -> list[str]:
+    """How each pipeline stage is called; one stage needs no name."""
+    ranks = result.request.size.parallel.tp * result.request.size.parallel.dp
+    if len(result.budgets) == 1:
+        return [f"each of {ranks} ranks" if ranks > 1 else "the device"]
+    return [f"stage {index}, each of {ranks} ranks" for index in range(len(result.budgets))]
+
+
+def capacity_rows(result: FitResult) -> list[tuple[str, str, str]]:
+    """What the cache holds, and what was asked."""
+    needed = format_bytes(result.kv_bytes_needed)
+    size = result.request.size
+    rows = [("needed", needed, f"cache of a rank for {size.concurrency:,} x {format_tokens(size.context_tokens)}")]
+    if result.capacity is not None:
+        if result.capacity.capacity_tokens is not None:
+            rows.append(("capacity", f"{result.capacity.capacity_tokens:,}", "tokens, as the engine logs it"))
+        rows.append(("at once", f"{result.max_concurrency:,}", f"requests of {format_tokens(size.context_tokens)}"))
+        rows.append(("longest request", f"{result.max_context_tokens:,}", "tokens"))
+    if result.max_num_batched_tokens is not None:
+        seqs = "" if result.max_num_seqs is None else f", of up to {result.max_num_seqs:,} requests"
+        rows.append(("batch", f"{result.max_num_batched_tokens:,}", f"tokens in a step{seqs}"))
+    return rows
+
+
+def fit_lines(result: FitResult) -> Sequence[str]:
+    """``--explain``: every line of every stage's budget as an equation."""
+    lines = ["Where every byte goes", ""]
+    for words, budget in zip(stage_words(result), result.budgets):
+        lines += [words, *(f"  {line}" for line in budget.explanation), ""]
+    lines += ["the cache", *(f"  {line}" for line in (result.capacity or result.needed).explanation)]
+    return lines
