@@ -82,7 +82,9 @@ NoPrefixCachingOption = Annotated[
 SpeculativeTokensOption = Annotated[
     str | None, option("--num-speculative-tokens", help="Tokens drafted in each step (with --mtp).")
 ]
-ModelOption = Annotated[str, option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id.")]
+FittedModelOption = Annotated[
+    str | None, option("--model", "-m", help="Name, spec, config.json, folder, .gguf or Hub id.")
+]
 EngineOption = Annotated[str, option("--engine", "-e", help="Engine that is started: vllm, vllm@0.25, sglang, …")]
 ContextOption = Annotated[str | None, option("--ctx", "-c", help="Context of a request in tokens: 8192, 32k, 1M.")]
 CountOption = Annotated[int | None, option("--count", help="Devices, as 8xh100 says too; split by --tp unless told.")]
@@ -99,7 +101,28 @@ EagerOption = Annotated[bool, option("--enforce-eager", help="No compilation and
 UsageOption = Annotated[
     str, option("--usage", help="serve, or llm: vLLM's offline class, whose default batches are larger.")
 ]
-TextOnlyOption = Annotated[bool, option("--text-only", help="Image, video and audio inputs are limited to none.")]
+MultimodalOption = Annotated[
+    bool, option("--multimodal", help="Load vision and audio towers too; else only text is served.")
+]
+SearchOption = Annotated[bool, option("--search", help="The smallest hardware that fits, over all known devices.")]
+FromLogOption = Annotated[
+    str | None, option("--from-log", help="An engine's start-up log: measured beside predicted, learnt for next time.")
+]
+CalibrationOption = Annotated[str, option("--calibration", help="on, or off: what earlier logs of this device taught.")]
+TraceOption = Annotated[
+    str | None, option("--trace", help="Requests to replay: JSONL, or a public trace (Azure, BurstGPT, Mooncake).")
+]
+DistributionOption = Annotated[
+    str | None, option("--distribution", help="Requests to make up: prompt=1024:0.8,output=256:1.0 (median:sigma).")
+]
+RateOption = Annotated[str, option("--rate", help="Requests a second, with --distribution.")]
+OptionalPrefillRateOption = Annotated[
+    str | None, option("--prefill-rate", help="Prompt tokens a replica computes in a second.")
+]
+OptionalDecodeTimeOption = Annotated[str | None, option("--decode-time", help="Seconds of one decode step.")]
+PlotOption = Annotated[
+    str | None, option("--plot", help="Draw memory against context and the budget: FILE.svg, .png, .html, or -.")
+]
 CheckOption = Annotated[bool, option("--check", help="Exit with 3 when it does not fit: a guard before a download.")]
 FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
 JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]

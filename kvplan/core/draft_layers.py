@@ -11,6 +11,8 @@ def read_draft_count(config: ConfigReader, *keys: str, unstated: int, source: st
     ``source`` is the engine's model class that knows them. A config that states 0 has none.
     """
     if not any(name in config.values for name in keys) and unstated:
-        config.note(f"the checkpoint has draft layers that its config does not state; --mtp counts {unstated} ({source})")
+        config.note(
+            f"the checkpoint has draft layers that its config does not state; --mtp counts {unstated} ({source})"
+        )
         return unstated
     return config.integer(*keys, default=0, minimum=0)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 
 from kvplan.core.frozen import dataclass
 from kvplan.core.layer_shards import LayerShards
@@ -80,6 +81,7 @@ class RankWeights:
     lines: tuple[tuple[str, int], ...]
 
 
+@lru_cache(maxsize=256)  # searches ask about the same placement on many devices
 def shard_weights(
     architecture: Architecture, weights: WeightsOnDisk, weight_format: WeightFormat, spread: WeightSpread
 ) -> tuple[RankWeights, ...] | None:

@@ -16,16 +16,25 @@ from kvplan.core.fit import FitRequest, FitResult
 from kvplan.core.geometry import check_formats, group_kinds, place_layers
 from kvplan.core.model import Model
 from kvplan.core.search import last_true
+from kvplan.core.units import format_count
+from kvplan.planning.calibrate import calibrate_budget
+from kvplan.planning.request import has_encoder
 from kvplan.planning.size import counted_layers, engine_request, split_stages
+from kvplan.specs.calibration import Correction
 
 DEFAULT_LONGEST = 1 << 20
 """Contexts are not tried beyond this where the model states no maximum."""
 
 
-def fit_model(model: Model, request: FitRequest, engine: Engine) -> FitResult:
-    """What the hardware holds. Raises UsageError or UnsupportedError where the engine cannot be started so at all."""
+def fit_model(model: Model, request: FitRequest, engine: Engine, correction: Correction | None = None) -> FitResult:
+    """What the hardware holds. Raises UsageError or UnsupportedError where the engine cannot be started so at all.
+
+    ``correction`` is what earlier starts on this device taught.
+    """
     budget_request = build_budget_request(model, request, engine)
     budgets = cast(BudgetingEngine, engine).budget(budget_request)
+    if correction is not None:
+        budgets = tuple(calibrate_budget(budget, correction) for budget in budgets)
     asked = budget_request.allocation
     needed = engine.allocate(without_memory(asked))
     available = min(budget.kv_cache.size_bytes for budget in budgets)
@@ -47,8 +56,18 @@ def fit_model(model: Model, request: FitRequest, engine: Engine) -> FitResult:
         max_concurrency_at_context=most,
         max_num_batched_tokens=asked.settings.max_num_batched_tokens,
         max_num_seqs=asked.settings.max_num_seqs,
-        notes=tuple(dict.fromkeys((*model.notes, *request.size.notes, *needed.notes))),
+        notes=tuple(dict.fromkeys((*model.notes, *request.size.notes, *needed.notes, *_tower_notes(model, request)))),
     )
+
+
+def _tower_notes(model: Model, request: FitRequest) -> tuple[str, ...]:
+    parameters = model.architecture.parameters
+    if parameters is None or not parameters.towers or has_encoder(model):
+        return ()
+    if request.text_only:
+        left_out = f"its towers ({format_count(parameters.towers)} parameters) are left out"
+        return (f"only text is served, as with image, video and audio inputs limited to 0: {left_out} (--multimodal)",)
+    return ("what the engine sets aside for profiling images is not modelled",)
 
 
 def build_budget_request(model: Model, request: FitRequest, engine: Engine) -> BudgetRequest:

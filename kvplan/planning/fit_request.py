@@ -11,10 +11,12 @@ from kvplan.core.errors import UsageError
 from kvplan.core.fit import FitRequest
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Model
+from kvplan.core.parallel import Parallel
 from kvplan.core.units import parse_bytes, parse_ratio
-from kvplan.core.weights import get_weight_format
+from kvplan.core.weights import WeightFormat, get_weight_format
+from kvplan.planning.hardware_search import SearchWords
 from kvplan.planning.placement import choose_parallel
-from kvplan.planning.request import RequestWords, build_request
+from kvplan.planning.request import RequestWords, build_request, has_encoder
 from kvplan.planning.settings import SettingWords, read_settings
 from kvplan.specs.accelerator import custom_accelerator, parse_accelerator
 
@@ -25,7 +27,7 @@ USAGES = ("serve", "llm")
 class FitWords:
     """What a user says about one start; the fields are the command line's options."""
 
-    model: str
+    model: str | None = None
     gpu: str | None = None
     count: int | None = None
     gpu_memory: str | None = None
@@ -52,7 +54,7 @@ class FitWords:
     num_speculative_tokens: str | None = None
     enforce_eager: bool = False
     usage: str = "serve"
-    text_only: bool = False
+    multimodal: bool = False
 
 
 def build_fit_request(model: Model, words: FitWords, engine: Engine) -> FitRequest:
@@ -64,24 +66,35 @@ def build_fit_request(model: Model, words: FitWords, engine: Engine) -> FitReque
         raise UsageError(f"--usage {words.usage!r} is none", f"allowed: {', '.join(USAGES)}")
     accelerator, count = read_devices(words)
     context = words.ctx or words.max_model_len or _longest(model)
-    asked = RequestWords(
-        concurrency=words.concurrency,
-        kv_dtype=words.kv_dtype,
-        skip_layers=words.kv_dtype_skip_layers,
-        encoder_tokens=words.encoder_tokens,
-        include_draft=words.mtp,
-        parallel=choose_parallel(model.architecture, count, words.tp, words.pp, words.dp, words.dcp),
-        settings=_settings(words, accelerator),
-    )
+    parallel = choose_parallel(model.architecture, count, words.tp, words.pp, words.dp, words.dcp)
+    asked = _request_words(words, parallel, _settings(words, accelerator))
     return FitRequest(
         size=build_request(model, context, asked, engine),
         accelerator=accelerator,
-        weight_format=get_weight_format(words.weights or model.weights.weight_format or model.dtype),
+        weight_format=_weight_format(model, words),
         memory_utilization=_utilization(words.gpu_memory_utilization),
         expert_parallel=words.enable_expert_parallel,
         eager=words.enforce_eager,
         usage=words.usage,
-        text_only=words.text_only,
+        text_only=serves_text(model, words),
+    )
+
+
+def search_words(model: Model, words: FitWords) -> SearchWords:
+    """What a search asks of every device; devices and placements are the search's to choose. Raises UsageError."""
+    placed = ("gpu", "count", "gpu_memory", "tp", "pp", "dp")
+    given = [name for name in placed if getattr(words, name) is not None]
+    if given:
+        option = given[0].replace("_", "-")
+        raise UsageError(f"--search chooses the devices and the placement itself: leave --{option} out")
+    return SearchWords(
+        context=words.ctx or words.max_model_len or _longest(model),
+        words=_request_words(words, Parallel(), _settings(words, None)),
+        weight_format=_weight_format(model, words),
+        memory_utilization=_utilization(words.gpu_memory_utilization),
+        eager=words.enforce_eager,
+        usage=words.usage,
+        text_only=serves_text(model, words),
     )
 
 
@@ -101,7 +114,28 @@ def read_devices(words: FitWords) -> tuple[Accelerator, int | None]:
     return accelerator, stated
 
 
-def _settings(words: FitWords, accelerator: Accelerator) -> EngineSettings:
+def _request_words(words: FitWords, parallel: Parallel, settings: EngineSettings) -> RequestWords:
+    return RequestWords(
+        concurrency=words.concurrency,
+        kv_dtype=words.kv_dtype,
+        skip_layers=words.kv_dtype_skip_layers,
+        encoder_tokens=words.encoder_tokens,
+        include_draft=words.mtp,
+        parallel=parallel,
+        settings=settings,
+    )
+
+
+def _weight_format(model: Model, words: FitWords) -> WeightFormat:
+    return get_weight_format(words.weights or model.weights.weight_format or model.dtype)
+
+
+def serves_text(model: Model, words: FitWords) -> bool:
+    """Whether towers are left out; an encoder that the decoder attends to is always loaded."""
+    return not words.multimodal and not has_encoder(model)
+
+
+def _settings(words: FitWords, accelerator: Accelerator | None) -> EngineSettings:
     stated = read_settings(
         SettingWords(
             block_size=words.block_size,

@@ -21,7 +21,7 @@ class NextStep:
     cache_bytes: int
 
 
-_CANDIDATES = (
+SMALLER_CACHES = (
     ("in 8 bits", ("fp8", "q8_0", "8bit")),
     ("in 4 bits", ("int4", "int4_per_token_head", "nvfp4", "q4_0", "quanto4", "4bit")),
 )
@@ -33,7 +33,7 @@ def next_steps(result: SizeResult, engine: Engine) -> tuple[NextStep, ...]:
     if result.uncompressed_bytes != result.geometry_bytes:
         return ()
     steps = []
-    for words, names in _CANDIDATES:
+    for words, names in SMALLER_CACHES:
         step = next(filter(None, (_step(result, engine, name, words) for name in names)), None)
         if step is not None and step.cache_bytes < _bytes(result):
             steps.append(step)

@@ -84,7 +84,9 @@ def _most_tokens(request: Request) -> int:
 class _Replay:
     """The state of a pool in one step, and the sums that the report is made of."""
 
-    def __init__(self, pool: PoolShape, speed: ServingSpeed, hash_block_tokens: int | None, give_up: bool = False):
+    def __init__(
+        self, pool: PoolShape, speed: ServingSpeed, hash_block_tokens: int | None, give_up: bool = False
+    ) -> None:
         self.pool, self.speed, self.give_up = pool, speed, give_up
         self.capacity = pool.num_blocks
         self.phases = BlockPhases(pool)

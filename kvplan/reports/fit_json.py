@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from kvplan.core.budget import BudgetLine, RankBudget
 from kvplan.core.fit import FitResult
+from kvplan.planning.workload_fit import WorkloadFit
 from kvplan.reports.to_csv import render_csv
 
 BUDGET_LINES = ("weights", "activation", "cuda_graph", "non_torch", "kv_cache")
@@ -87,3 +89,17 @@ def fit_csv(result: FitResult) -> str:
     }
     rows = [{**shared, "rank": index, **rank} for index, rank in enumerate(fields["budget_per_rank"])]
     return render_csv(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def workload_fields(fit: WorkloadFit) -> dict[str, Any]:
+    """The replay of a workload."""
+    return {
+        **asdict(fit.report),
+        "short_of_memory": fit.report.short_of_memory,
+        "source": fit.workload.source,
+        "ample_blocks": fit.ample_blocks,
+        "ample_kv_bytes": fit.ample_kv_bytes,
+        "prefill_tokens_per_second": fit.speed.prefill_tokens_per_second,
+        "decode_seconds_per_token": fit.speed.decode_seconds_per_token,
+        "speed_source": fit.speed_source,
+    }

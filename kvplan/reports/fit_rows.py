@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from kvplan.core.budget import BudgetLine, RankBudget
 from kvplan.core.fit import FitResult
 from kvplan.core.units import format_bytes, format_tokens
+from kvplan.planning.suggestion import Suggestion
 
 BAR_WIDTH = 60
 LINE_HEADER = ("memory of a rank", "size", "share", "known as", "±")
 
-_LINES: tuple[tuple[str, str, str], ...] = (
+BUDGET_LINES: tuple[tuple[str, str, str], ...] = (
     ("weights", "weights", "█"),
     ("activation", "activations", "▓"),
     ("cuda_graph", "CUDA graphs", "▒"),
@@ -24,8 +25,8 @@ _LINES: tuple[tuple[str, str, str], ...] = (
 def fit_headline(result: FitResult) -> str:
     """The request in one line."""
     request, size = result.request, result.request.size
-    devices = f"{request.num_devices} x {request.accelerator.name}" if request.num_devices > 1 else "one "
-    devices = devices if request.num_devices > 1 else request.accelerator.name
+    name = request.accelerator.name
+    devices = f"{request.num_devices} x {name}" if request.num_devices > 1 else name
     parallel = [f"{name} {value}" for name, value in _parallel(result) if value > 1]
     engine = f"{result.engine} {result.engine_version or ''}".strip()
     words = [result.model.name, devices, *parallel, engine, size.choice.kv_format.name]
@@ -59,8 +60,8 @@ def verdict(result: FitResult) -> str:
 
 def budget_rows(budget: RankBudget) -> list[tuple[str, ...]]:
     """One row for each share of the rank's memory."""
-    rows = []
-    for name, words, _ in _LINES:
+    rows: list[tuple[str, ...]] = []
+    for name, words, _ in BUDGET_LINES:
         line: BudgetLine = getattr(budget, name)
         if not line.size_bytes and name in ("cuda_graph", "non_torch", "activation"):
             continue
@@ -72,15 +73,16 @@ def budget_rows(budget: RankBudget) -> list[tuple[str, ...]]:
 
 
 def _share(line: BudgetLine, budget: RankBudget) -> str:
-    return f"{line.size_bytes / budget.memory_bytes:.0%}"
+    share = line.size_bytes / budget.memory_bytes
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def budget_bar(budget: RankBudget) -> str:
     """``[████▓▒░░░░  ]``: the shares of a rank's memory, in the order of the rows."""
-    held = sum(getattr(budget, name).size_bytes for name, _, _ in _LINES)
+    held = sum(getattr(budget, name).size_bytes for name, _, _ in BUDGET_LINES)
     whole = max(budget.memory_bytes, held)
     bar, drawn, total = "", 0, 0
-    for name, _, mark in _LINES:
+    for name, _, mark in BUDGET_LINES:
         total += getattr(budget, name).size_bytes
         end = round(BAR_WIDTH * total / whole)
         bar += mark * (end - drawn)
@@ -100,7 +102,9 @@ def capacity_rows(result: FitResult) -> list[tuple[str, str, str]]:
     """What the cache holds, and what was asked."""
     needed = format_bytes(result.kv_bytes_needed)
     size = result.request.size
-    rows = [("needed", needed, f"cache of a rank for {size.concurrency:,} x {format_tokens(size.context_tokens)}")]
+    rows: list[tuple[str, str, str]] = [
+        ("needed", needed, f"cache of a rank for {size.concurrency:,} x {format_tokens(size.context_tokens)}")
+    ]
     if result.capacity is not None:
         if result.capacity.capacity_tokens is not None:
             rows.append(("capacity", f"{result.capacity.capacity_tokens:,}", "tokens, as the engine logs it"))
@@ -110,6 +114,25 @@ def capacity_rows(result: FitResult) -> list[tuple[str, str, str]]:
         seqs = "" if result.max_num_seqs is None else f", of up to {result.max_num_seqs:,} requests"
         rows.append(("batch", f"{result.max_num_batched_tokens:,}", f"tokens in a step{seqs}"))
     return rows
+
+
+SUGGESTION_HEADER = ("to make it fit", "what it does", "cache a device", "of", "at once")
+
+
+def suggestion_rows(suggestions: Sequence[Suggestion]) -> list[tuple[str, ...]]:
+    """One row for each change that makes it fit."""
+    rows = []
+    for entry in suggestions:
+        if entry.result is None:
+            continue
+        needed, left = format_bytes(entry.kv_bytes_needed or 0), format_bytes(entry.available_bytes or 0)
+        rows.append((entry.option, entry.words, needed, left, f"{entry.max_concurrency or 0:,}"))
+    return rows
+
+
+def helpless_lines(suggestions: Sequence[Suggestion]) -> list[str]:
+    """One line for each change that looks obvious and does not help."""
+    return [entry.line for entry in suggestions if entry.result is None]
 
 
 def fit_lines(result: FitResult) -> Sequence[str]:

@@ -11,6 +11,7 @@ from kvplan.specs.gguf_header import TensorInfo
 
 _GATE = "ffn_gate"
 _ROUTER = "ffn_gate_inp"
+_UP = "ffn_up.weight"
 
 
 def read_widths(
@@ -33,7 +34,7 @@ def read_widths(
     return Widths(
         vocab_size=vocab_size,
         intermediate_size=0 if all_sparse else dense,
-        gated=any(_GATE in tensor.name and _ROUTER not in tensor.name for tensor in tensors),
+        gated=any(_is_gate(tensor, hidden_size * dense) for tensor in tensors),
         num_experts=num_experts,
         experts_per_token=reader.integer("expert_used_count", default=0, minimum=0),
         moe_intermediate_size=expert,
@@ -44,6 +45,13 @@ def read_widths(
         dense_layers=tuple(range(num_dense)),
         **_latent_heads(reader),
     )
+
+
+def _is_gate(tensor: TensorInfo, projection: int) -> bool:
+    """A gate of its own, or one that lies in the up projection (Phi-3, GLM-4), which is then twice as large."""
+    if _GATE in tensor.name:
+        return _ROUTER not in tensor.name
+    return _UP in tensor.name and tensor.elements == 2 * projection
 
 
 def _widest(reader: ConfigReader, key: str) -> int:

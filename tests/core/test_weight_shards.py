@@ -92,7 +92,7 @@ def test_stages_of_one_rank_add_up_to_the_model_and_its_second_tied_embedding(na
 
 
 def test_llama_8b_on_16_ranks_repeats_its_8_kv_heads() -> None:
-    # A layer: hidden 4096, 32 query and 8 KV heads of 128. A rank of 16: 2 query heads with their output, 1 key, 1 value.
+    # A layer: hidden 4096, 32 query and 8 KV heads of 128. One rank: 2 query heads with their output, 1 key, 1 value.
     (rank,) = shards(load("llama-3.1-8b"), WeightSpread(parallel=Parallel(tp=16)))
     assert line(rank, "attention") == 32 * 2 * 4096 * 128 * (2 + 2 + 1 + 1)
     assert line(rank, "feed-forward blocks and shared experts") == 32 * 2 * 3 * 4096 * 14336 // 16

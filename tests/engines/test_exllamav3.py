@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,24 @@ def test_windows_are_rings_in_some_families_and_pages_in_others() -> None:
     assert all(layer.allocated_tokens == 8192 for layer in gemma3.layers)
     gemma4 = sized("gemma-4-31b", 8192)
     assert {layer.allocated_tokens for layer in gemma4.layers} == {1536, 8192}
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "rings"),
+    [
+        ("gemma-4-31b", "Gemma4ForConditionalGeneration", True),
+        ("gemma-4-31b", None, True),
+        ("gemma-3-27b", "Gemma3ForConditionalGeneration", False),
+        ("gemma-3-27b", "Gemma4ForConditionalGeneration", True),  # whatever the layers look like
+        ("gemma-3-27b", None, False),
+        ("gemma-2-9b", "Gemma2ForCausalLM", False),
+    ],
+)
+def test_gemma_4_has_rings_and_gemma_2_and_3_have_pages(name: str, named: str | None, rings: bool) -> None:
+    model, engine = replace(load_packaged(name), architecture_class=named), get_engine("exllamav3")
+    result = size_model(model, build_request(model, 8192, RequestWords(), engine), engine)
+    windows = next(layer for layer in result.layers if layer.window_tokens)
+    assert (windows.allocated_tokens < 8192) == rings
 
 
 def test_values_narrower_than_keys_are_padded() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvplan.core.attention import Latent
 from kvplan.core.errors import DoesNotFitError, KvplanError, UnsupportedError, UsageError
-from kvplan.core.model import Model
+from kvplan.core.model import Architecture, Model
 from kvplan.core.parallel import Parallel
 from kvplan.core.request import SizeResult
 from kvplan.engines import get_engine
@@ -106,6 +108,45 @@ def test_mistral_with_one_window_for_all_layers_keeps_every_token() -> None:
     result = sized(load("mistralai__Mistral-7B-Instruct-v0.1"), 9000)
     assert result.allocated_bytes == 36 * 256 * 131072
     assert any("models/llama.py" in reason for reason in result.allocation.reasons)
+
+
+@pytest.mark.parametrize(
+    ("named", "row_bytes"),
+    [  # 27 layers of 2 bytes: all 16 heads in models/deepseek_v2.py, 512 + 64 in deepseek_v3.py
+        ("DeepseekV2ForCausalLM", 54 * 16 * (192 + 128)),
+        ("DeepseekV3ForCausalLM", 54 * 576),
+        (None, 54 * 16 * (192 + 128)),
+    ],
+)
+def test_the_class_says_whether_heads_or_latents_are_cached(named: str | None, row_bytes: int) -> None:
+    lite = replace(load("deepseek-ai__DeepSeek-V2-Lite"), architecture_class=named)
+    assert sized(lite, 1024).allocated_bytes == 1024 * row_bytes
+    moved = replace(lite, architecture=replace(lite.architecture, max_context_tokens=4096))
+    assert sized(moved, 1024).allocated_bytes == 1024 * (row_bytes if named else 54 * 576)
+
+
+def test_minicpm3_caches_every_head() -> None:
+    """``models/minicpm3.py``: 40 heads with keys of 64 + 32 and values of 2560 / 40 (openbmb/MiniCPM3-4B)."""
+    kind = Latent(kv_lora_rank=256, qk_rope_head_dim=32)
+    architecture = Architecture(layers=((kind,),) * 62, hidden_size=2560, num_heads=40, max_context_tokens=32768)
+    model = Model(
+        name="minicpm3",
+        source="test",
+        family="deepseek",
+        dtype="bf16",
+        architecture=architecture,
+        architecture_class="MiniCPM3ForCausalLM",
+    )
+    assert sized(model, 1024).allocated_bytes == 1024 * 62 * 40 * (96 + 64) * 2
+
+
+def test_the_class_tells_gemma_2_which_has_no_windows_in_mlx_lm() -> None:
+    gemma2, gemma3 = load("unsloth__gemma-2-9b-it"), load("google__gemma-3-1b-it")
+    for model, named, whole in ((gemma2, "Gemma2ForCausalLM", True), (gemma2, None, True), (gemma3, None, False)):
+        result = sized(replace(model, architecture_class=named), 8192)
+        assert all(layer.allocated_tokens == 8192 for layer in result.layers) == whole
+    as_third = sized(replace(gemma2, architecture_class="Gemma3ForCausalLM"), 8192)
+    assert {layer.allocated_tokens for layer in as_third.layers} == {4096, 8192}
 
 
 def test_the_transient_of_a_prompt_is_told() -> None:

@@ -16,8 +16,13 @@ from kvplan.core.errors import DoesNotFitError, KvplanError, UnsupportedError
 from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel
 from kvplan.core.request import SizeResult
+from kvplan.core.geometry import place_layers
 from kvplan.engines import get_engine
-from kvplan.planning.request import RequestWords, build_request
+from kvplan.engines.sglang.backends import choose_paging
+from kvplan.engines.sglang.hardware import read_hardware
+from kvplan.engines.sglang.layers import read_traits
+from kvplan.formats import parse_kv_format
+from kvplan.planning.request import RequestWords, build_request, model_facts
 from kvplan.planning.size import size_model
 from kvplan.specs.reference import read_file
 
@@ -27,6 +32,9 @@ LLAMA, OSS, GEMMA3 = "meta-llama__Llama-3.1-8B", "openai__gpt-oss-20b", "google_
 V3, V32, V4 = "deepseek-ai__DeepSeek-V3", "deepseek-ai__DeepSeek-V3.2", "deepseek-ai__DeepSeek-V4-Flash"
 NEXT, LFM, E4B = "Qwen__Qwen3-Next-80B-A3B-Instruct", "LiquidAI__LFM2-8B-A1B", "google__gemma-4-E4B-it"
 B200 = Accelerator(name="B200", vendor="nvidia", memory_bytes=179 * GIB, compute_capability=(10, 0))
+RTX = Accelerator(name="RTX PRO 6000", vendor="nvidia", memory_bytes=96 * GIB, compute_capability=(12, 0))
+GLM, BAMBA, OLMO = "zai-org__GLM-5.2", "ibm-ai-platform__Bamba-9B-v2", "allenai__OLMo-7B-hf"
+GRANITE = "ibm-granite__granite-4.0-h-micro-base"
 H100 = Accelerator(name="H100", vendor="nvidia", memory_bytes=80 * GIB, compute_capability=(9, 0))
 
 
@@ -57,6 +65,13 @@ def _size(
     )
     found = get_engine(engine)
     return size_model(_model(config), build_request(_model(config), tokens, words, found), found)
+
+
+def _size_class(config: str, architecture_class: str | None, accelerator: Accelerator) -> SizeResult:
+    """A request of 1,024 tokens to a model of another class, or of an unknown one."""
+    found, model = get_engine("sglang"), replace(_model(config), architecture_class=architecture_class)
+    words = RequestWords(settings=EngineSettings(accelerator=accelerator))
+    return size_model(model, build_request(model, 1024, words, found), found)
 
 
 def test_a_pool_has_whole_pages_and_one_more() -> None:
@@ -262,6 +277,45 @@ def test_auto_follows_modelopt_alone() -> None:
 def test_what_sglang_does_not_run_is_refused(config: str, kv_dtype: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError):
         _size(config, 1024, kv_dtype=kv_dtype, **settings)
+
+
+def test_a_class_that_sglang_lacks_is_refused_and_its_family_is_noted() -> None:
+    with pytest.raises(UnsupportedError, match="Granite 4"):
+        _size(BAMBA, 1024)
+    notes = _size_class(BAMBA, None, H100).allocation.notes
+    assert any("none for Bamba" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("config", "named", "gpu", "page", "backend"),
+    [
+        (V3, "DeepseekV3ForCausalLM", B200, 64, "trtllm_mla"),
+        (V3, "DeepseekV2ForCausalLM", B200, 1, "flashinfer"),
+        (V3, None, B200, 64, "trtllm_mla"),
+        (GRANITE, "GraniteMoeHybridForCausalLM", B200, 1, "flashinfer"),
+        (GRANITE, "FalconH1ForCausalLM", B200, 1, "triton"),
+        (OLMO, "Olmo2ForCausalLM", RTX, 1, "fa3"),
+        (OLMO, "OlmoForCausalLM", RTX, 1, "flashinfer"),
+    ],
+)
+def test_the_class_chooses_the_backend(
+    config: str, named: str | None, gpu: Accelerator, page: int, backend: str
+) -> None:
+    model = replace(_model(config), architecture_class=named)
+    settings = EngineSettings(accelerator=gpu)
+    stage = tuple(place_layers(model.architecture.layers, parse_kv_format("auto", "bf16")))
+    traits = read_traits((stage,), model_facts(model))
+    paging = choose_paging(settings, traits, read_hardware(settings, "bf16"), "bf16")
+    assert (paging.backend, paging.page_tokens) == (backend, page)
+
+
+def test_fp8_rows_of_glm_are_packed_on_a_workstation_blackwell() -> None:
+    """``arg_groups/overrides.py:637``; DeepSeek-V3.2's are plain there."""
+    glm = {named: _size_class(GLM, named, RTX) for named in ("GlmMoeDsaForCausalLM", "DeepseekV32ForCausalLM", None)}
+    formats = [result.request.choice.kv_format.name for result in glm.values()]
+    assert formats == ["fp8_ds_mla", "fp8_e4m3", "fp8_e4m3"]
+    noted = [any("packed rows" in note for note in result.allocation.notes) for result in glm.values()]
+    assert noted == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ from kvplan.engines.vllm import ENGINE, VERSIONS
 from kvplan.planning.request import RequestWords, build_choice, build_request
 from kvplan.planning.size import size_model
 
+GLM = "zai-org__GLM-5.2"
+
 # -- refusals ---------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +106,18 @@ def test_architectures_that_vllm_does_not_run_are_refused() -> None:
     assert rank("mosaicml__mpt-7b", 512, "0.25")[1] == 32  # it ran until 0.28
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["internlm__internlm-7b", "Qwen__Qwen-1.8B", "ibm-ai-platform__Bamba-9B-v2", "microsoft__bitnet-b1.58-2B-4T"],
+)
+def test_a_class_is_refused_and_its_family_is_not(name: str) -> None:
+    with pytest.raises(UnsupportedError, match="does not run this architecture"):
+        plan(name, 512)
+    asked = replace(model(name), architecture_class=None)
+    engine = engine_of("0.32", {})
+    assert engine.allocate(request_of(asked, engine, {}, settings_of({}, 512))).stages[0].allocated_bytes > 0
+
+
 def test_policies_are_refused() -> None:
     llama = model(LLAMA)
     request = build_request(llama, 4096, RequestWords(policy="h2o:keep=0.5"), ENGINE)
@@ -154,6 +168,27 @@ def test_fp8_of_sparse_latent_attention_is_packed_by_the_kernel_that_reads_it() 
     assert chosen((9, 0), "fp8") == "fp8_ds_mla"
     assert chosen((10, 0), "fp8") == "fp8_e4m3"
     assert chosen((12, 0), "auto") == "fp8_ds_mla"
+
+
+@pytest.mark.parametrize(
+    ("name", "num_heads", "architecture_class", "stored"),
+    [  # vLLM 0.32's planner on copies of both configs with the other's number of heads; the class decides
+        (GLM, 64, "GlmMoeDsaForCausalLM", "fp8_e4m3"),
+        (GLM, 128, "GlmMoeDsaForCausalLM", "fp8_e4m3"),
+        (V32, 64, "DeepseekV32ForCausalLM", "bf16"),
+        (V32, 128, "DeepseekV32ForCausalLM", "bf16"),
+        (GLM, 64, None, "fp8_e4m3"),  # as a GGUF file states it: by the heads
+        (V32, 128, None, "bf16"),
+    ],
+)
+def test_glms_auto_is_fp8_on_blackwell(name: str, num_heads: int, architecture_class: str | None, stored: str) -> None:
+    asked = replace(
+        model(name),
+        architecture_class=architecture_class,
+        architecture=replace(model(name).architecture, num_heads=num_heads),
+    )
+    words = RequestWords(settings=EngineSettings(accelerator=device("stand-in", 178, (10, 0))))
+    assert build_choice(asked, words, VERSIONS["0.32"]).kv_format.name == stored
 
 
 def test_falcons_multi_query_attention_stays_in_16_bits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from vllm_questions import (
     NEMOTRON,
     QWEN_NEXT,
     R1,
+    TESTS,
     V32,
     device,
     engine_of,
@@ -37,8 +39,9 @@ from kvplan.engines.vllm.backends import DENSE
 from kvplan.engines.vllm.capacity import longest_fitting
 from kvplan.engines.vllm.query import Blocks
 from kvplan.engines.vllm.rules import V0_25, V0_32, V0_33, Rules
-from kvplan.engines.vllm.run import batched_tokens
+from kvplan.engines.vllm.run import batched_tokens, run_traits
 from kvplan.engines.vllm.specs import cell_bytes
+from kvplan.specs.config_json import read_config
 
 # -- examples worked by hand ------------------------------------------------------------------------------------
 
@@ -71,6 +74,35 @@ def test_qwen3_next_aligns_a_block_of_attention_with_a_state() -> None:
 
 def test_qwen3_next_with_a_float32_state_takes_larger_blocks() -> None:
     assert plan(QWEN_NEXT, mamba_ssm_cache_dtype="float32").block_tokens == 1056
+
+
+def test_the_text_model_of_qwen3_5_keeps_the_state_dtype_of_its_config() -> None:
+    # vLLM 0.32's planner on the text_config of Qwen3.5-27B as Qwen3_5ForCausalLM, without and with its draft layer
+    config = json.loads((TESTS / "assets" / "configs" / "Qwen__Qwen3.5-27B.json").read_text(encoding="utf-8"))
+    values = {**config["text_config"], "architectures": ["Qwen3_5ForCausalLM"]}
+    text = read_config(values, "config.json", "text")
+    engine = engine_of("0.32", {})
+    for options, page in (({}, 3_211_264), ({"speculative": {"num_speculative_tokens": 1}}, 3_276_800)):
+        request = request_of(text, engine, options, settings_of(options, 131_072))
+        allocation = engine.allocate(request)
+        assert allocation.stages[0].bytes_per_block == (16 + bool(options)) * page
+        assert (allocation.num_blocks, allocation.capacity_tokens) == ((771, 584_141) if options else (835, 628_994))
+    other = replace(text, architecture_class="Qwen3NextForCausalLM")
+    assert engine.allocate(request_of(other, engine, {}, settings_of({}, 131_072))).block_tokens == 400
+
+
+def test_gemma_2_caps_its_logits_and_gemma_3_does_not() -> None:
+    """``models/gemma2.py:202`` and ``gemma3.py:230``; where the class is not known, windows tell."""
+    for name, named, capped in (
+        ("unsloth__gemma-2-9b-it", "Gemma2ForCausalLM", True),
+        ("unsloth__gemma-2-9b-it", "Gemma3ForCausalLM", False),
+        ("unsloth__gemma-2-9b-it", None, True),
+        ("google__gemma-3-1b-it", "Gemma3ForCausalLM", False),
+        ("google__gemma-3-1b-it", None, False),
+    ):
+        asked = replace(model(name), architecture_class=named)
+        request = request_of(asked, engine_of("0.32", {}), {}, settings_of({}, 4096))
+        assert run_traits(request.stages, request.facts).softcap == capped
 
 
 def test_qwen3_next_exports_checkpoints_since_0_33() -> None:

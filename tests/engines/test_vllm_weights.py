@@ -21,7 +21,8 @@ from kvplan.specs.catalogue import find_spec, load_found
 from kvplan.specs.config_json import read_config
 
 CONFIGS = Path(__file__).parents[1] / "assets" / "configs"
-GIB, MIB = 2**30, 2**20
+GIB = 2**30
+ALONE = Parallel()
 H200 = Accelerator(name="h200", vendor="nvidia", memory_bytes=150109880320, compute_capability=(9, 0))
 
 
@@ -41,7 +42,7 @@ def truncated(name: str, num_layers: int) -> Model:
     return read_config(values, name, name)
 
 
-def besides(model: Model, parallel: Parallel = Parallel(), weight_format: str | None = None) -> tuple[HeldBesides, ...]:
+def besides(model: Model, parallel: Parallel = ALONE, weight_format: str | None = None) -> tuple[HeldBesides, ...]:
     chosen = get_weight_format(weight_format or model.weights.weight_format or model.dtype)
     spread = vllm_spread(parallel)
     return held_besides(model.architecture, model.family, chosen, spread, model.architecture.layers, H200)
@@ -49,7 +50,7 @@ def besides(model: Model, parallel: Parallel = Parallel(), weight_format: str | 
 
 def loaded_gib(model: Model, text_only: bool = False) -> float:
     chosen = get_weight_format(model.weights.weight_format or model.dtype)
-    found = shard_weights(model.architecture, WeightsOnDisk(), chosen, vllm_spread(Parallel(), text_only=text_only))
+    found = shard_weights(model.architecture, WeightsOnDisk(), chosen, vllm_spread(ALONE, text_only=text_only))
     assert found is not None
     return (found[0].bytes + sum(entry.bytes for entry in besides(model))) / GIB
 
@@ -125,11 +126,3 @@ def test_triton_pads_the_scales_of_mxfp4_experts_and_keeps_biases_in_float32() -
     biases = 32 * (5760 + 2880) * (4 - 4.25 / 8)
     sizes = {entry.words: entry.bytes for entry in besides(spec("gpt-oss-20b"))}
     assert sizes["padded scales and float32 biases of the MXFP4 experts"] == 24 * (padding + biases)
-
-
-def test_what_vllm_holds_besides_is_small_and_has_a_source() -> None:
-    for name in ("llama-3.1-8b", "gpt-oss-20b", "qwen3.5-27b", "deepseek-v3"):
-        for entry in besides(spec(name)):
-            assert entry.bytes < GIB
-            assert entry.source
-            assert entry.certainty in ("rule", "estimate")

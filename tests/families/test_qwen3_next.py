@@ -33,6 +33,19 @@ def test_mlp_only_layers_have_no_experts(read_asset: Callable[..., Architecture]
     assert one_dense.experts * 48 == all_sparse.experts * 47
 
 
+def test_the_draft_layer_of_qwen3_next_stands_in_the_checkpoint_alone(read_asset: Callable[..., Architecture]) -> None:
+    """Its model card: 80B in total, 81B tensors in the files; vLLM 0.32 ``models/qwen3_next_mtp.py`` loads one layer."""
+    name = "Qwen__Qwen3-Next-80B-A3B-Instruct"
+    unstated, none = read_asset(name), read_asset(name, num_nextn_predict_layers=0)
+    assert unstated.draft_layers == ((FullAttention(num_kv_heads=2, head_dim=256),),)
+    assert any("draft layers that its config does not state" in note for note in unstated.notes)
+    assert unstated.parameters is not None
+    assert none.parameters is not None
+    assert (none.draft_layers, none.notes, none.parameters.mtp) == ((), (), 0)
+    assert unstated.parameters.total == none.parameters.total
+    assert round((unstated.parameters.total + unstated.parameters.mtp) / 1e9) == 81
+
+
 def test_qwen_3_5_has_one_draft_layer_and_a_state_dtype(read_json: Callable[[str], dict[str, Any]]) -> None:
     text = read_json("Qwen__Qwen3.5-27B")["text_config"]
     architecture = read_config(text, "config.json", "qwen").architecture

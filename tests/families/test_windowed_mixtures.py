@@ -98,6 +98,15 @@ def test_mimos_windowed_layers_have_more_kv_heads_and_narrower_values(read_asset
     ]
 
 
+def test_the_draft_layer_of_mimo_slides_and_is_dense(read_asset: Any) -> None:
+    """MiMo-V2-Flash report: 0.33B parameters each; vLLM 0.32 ``models/mimo_v2_mtp.py`` loads the first of three."""
+    mimo = read_asset("XiaomiMiMo__MiMo-V2-Flash")
+    assert mimo.draft_layers == (mimo.layers[1],)
+    assert any("draft layers that its config does not state" in note for note in mimo.notes)
+    assert round(mimo.parameters.mtp / 1e9, 2) == 0.33
+    assert read_asset("XiaomiMiMo__MiMo-V2-Flash", num_nextn_predict_layers=3).draft_layers == (mimo.layers[1],) * 3
+
+
 def test_mimo_saved_by_transformers_reads_alike(read_asset: Any) -> None:
     """transformers 5.23 adds both kinds of layer types and a window that is one larger than the published one."""
     types = ["full_attention" if layer == 0 or (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(48)]

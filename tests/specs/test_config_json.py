@@ -70,3 +70,26 @@ def test_a_file_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(FileError):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "named"),
+    [
+        (["LlamaForCausalLM"], "LlamaForCausalLM"),
+        (["LlamaForCausalLM", "LlamaModel"], "LlamaForCausalLM"),
+        ([], None),
+        (None, None),
+        (..., None),
+        ("LlamaForCausalLM", None),
+    ],
+)
+def test_the_class_is_the_first_that_a_list_names(stated: Any, named: str | None) -> None:
+    assert llama(architectures=stated).architecture_class == named
+
+
+def test_a_nested_text_model_has_the_class_of_its_wrapper() -> None:
+    # engines choose by it, and vLLM reads the wrapper's class with the text model's sizes
+    path = LLAMA.with_name("Qwen__Qwen3.5-27B.json")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["text_config"] |= {"architectures": ["Qwen3_5ForCausalLM"]}
+    assert read_config(values, path.name, "model").architecture_class == "Qwen3_5ForConditionalGeneration"

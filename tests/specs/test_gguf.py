@@ -11,6 +11,7 @@ from gguf_file import gguf_bytes, model_keys
 
 from kvplan.core.errors import FileError
 from kvplan.core.model import WeightsOnDisk
+from kvplan.core.widths import Widths
 from kvplan.specs.gguf import read_gguf
 from kvplan.specs.gguf_header import parse_gguf_header
 
@@ -54,6 +55,47 @@ def test_parameters_are_counted_by_part(tmp_path: Path) -> None:
     assert (counted.embedding, counted.output_head, counted.attention, counted.mlp) == (25600, 25600, 65536, 131072)
     assert (counted.routers, counted.experts, counted.norms, counted.other, counted.mtp) == (1024, 32768, 512, 16, 2048)
     assert counted.active == counted.total - 3 * 32768 // 4
+
+
+def test_widths_come_from_keys_and_tensors(tmp_path: Path) -> None:
+    keys = {**KEYS, **model_keys("llama", feed_forward_length=512)}
+    widths = read_gguf(write(tmp_path / "plain.gguf", gguf_bytes(keys, TENSORS))).architecture.widths
+    assert widths == Widths(vocab_size=100, intermediate_size=512, gated=False, tied_embeddings=True)
+    gates = (("blk.0.ffn_gate.weight", (256, 512), 1), ("output.weight", (256, 100), 1))
+    gated = read_gguf(write(tmp_path / "gated.gguf", gguf_bytes(keys, TENSORS + gates))).architecture.widths
+    assert gated == Widths(vocab_size=100, intermediate_size=512)
+
+
+def test_a_gate_inside_the_up_projection_is_a_gate(tmp_path: Path) -> None:
+    keys = {**KEYS, **model_keys("llama", feed_forward_length=256)}
+    widths = read_gguf(write(tmp_path / "fused.gguf", gguf_bytes(keys, TENSORS))).architecture.widths
+    assert widths is not None
+    assert widths.gated
+
+
+def test_widths_of_experts_and_latents_are_those_of_deepseek_v3(tmp_path: Path) -> None:
+    # the published GGUF header of DeepSeek-V3 states these keys
+    keys = model_keys("deepseek2", block_count=4, embedding_length=7168, attention__head_count=128,
+                      attention__head_count_kv=1, attention__kv_lora_rank=512, attention__q_lora_rank=1536,
+                      attention__key_length=576, attention__value_length=512, attention__key_length_mla=192,
+                      attention__value_length_mla=128, rope__dimension_count=64, vocab_size=129280,
+                      feed_forward_length=18432, expert_count=256, expert_used_count=8, expert_shared_count=1,
+                      expert_feed_forward_length=2048, leading_dense_block_count=3)  # fmt: skip
+    gate = (("blk.0.ffn_gate.weight", (256, 512), 1),)
+    widths = read_gguf(write(tmp_path / "moe.gguf", gguf_bytes(keys, TENSORS[:2] + gate))).architecture.widths
+    assert widths == Widths(
+        vocab_size=129280,
+        intermediate_size=18432,
+        num_experts=256,
+        experts_per_token=8,
+        moe_intermediate_size=2048,
+        shared_intermediate_size=2048,
+        q_lora_rank=1536,
+        qk_nope_head_dim=128,
+        v_head_dim=128,
+        tied_embeddings=True,
+        dense_layers=(0, 1, 2),
+    )
 
 
 def test_a_file_cut_behind_its_header_says_so(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from kvplan.core.engine import (
     refuse_settings,
 )
 from kvplan.core.frozen import dataclass
+from kvplan.core.workload import BlockTerm
 from kvplan.engines.vllm.backends import forced_backend
+from kvplan.engines.vllm.block_terms import block_term
 from kvplan.engines.vllm.budget import rank_budgets, start_batch
 from kvplan.engines.vllm.cache_dtypes import run_word, stored_format
 from kvplan.engines.vllm.capacity import capacity
@@ -107,6 +109,11 @@ class Vllm:
         """Weights, overhead and what is left for the cache on the fullest rank of each stage."""
         plan = make_plan(request.allocation, self.run_of(request.allocation))
         return rank_budgets(request, self.rules, self.flashinfer, plan.alignment.block_tokens)
+
+    def block_terms(self, request: EngineRequest) -> tuple[BlockTerm, ...]:
+        """How many blocks a request takes as it grows, one term for each layer group."""
+        run = self.run_of(request)
+        return tuple(block_term(group, run) for group in make_plan(request, run).groups)
 
     def _refuse(self, request: EngineRequest) -> None:
         refuse_settings("vLLM", request.settings, SETTINGS)
