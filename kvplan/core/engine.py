@@ -61,8 +61,8 @@ class ModelFacts:
     ``family`` is the architecture family (``kvplan/families``) and ``architecture_class`` the class that the checkpoint
     names, if known: an engine asks it where the family is too coarse, and answers by the family where it is None.
     ``dtype`` is the 16-bit compute dtype, ``kv_scheme`` the cache format that the checkpoint itself asks for
-    (``fp8_e4m3``, ``nvfp4``), if any, and ``kv_scheme_method`` the quantization method that states it (``modelopt``, ``compressed-tensors``): SGLang follows
-    ModelOpt alone, and so does vLLM for latent attention.
+    (``fp8_e4m3``, ``nvfp4``), if any, and ``kv_scheme_method`` the quantization method that states it (``modelopt``,
+    ``compressed-tensors``): SGLang follows ModelOpt alone, and so does vLLM for latent attention.
     """
 
     family: str

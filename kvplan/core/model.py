@@ -97,8 +97,8 @@ class WeightsOnDisk:
 class Model:
     """A named model: its architecture, its 16-bit compute dtype (``bf16`` or ``fp16``), and where it was read.
 
-    ``architecture_class`` is the model class that the checkpoint's config names (``LlamaForCausalLM``), by which engines
-    choose their own; None where it is not known, as in GGUF files.
+    ``architecture_class`` is the model class that the checkpoint's config names (``LlamaForCausalLM``), by which
+    engines choose their own; None where it is not known, as in GGUF files.
     ``kv_scheme`` is the cache format that the checkpoint's quantization asks for (``fp8_e4m3``, ``nvfp4``): engines
     follow it when the cache dtype is ``auto``, if they know the ``kv_scheme_method`` that states it (``modelopt``,
     ``compressed-tensors``).

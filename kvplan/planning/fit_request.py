@@ -12,13 +12,16 @@ from kvplan.core.fit import FitRequest
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel
-from kvplan.core.units import parse_bytes, parse_ratio
+from kvplan.core.units import format_bytes, parse_bytes, parse_ratio
 from kvplan.core.weights import WeightFormat, get_weight_format
 from kvplan.planning.hardware_search import SearchWords
 from kvplan.planning.placement import choose_parallel
 from kvplan.planning.request import RequestWords, build_request, has_encoder
 from kvplan.planning.settings import SettingWords, read_settings
-from kvplan.specs.accelerator import custom_accelerator, parse_accelerator
+from kvplan.specs.accelerator import custom_accelerator, load_accelerator, parse_accelerator
+
+ASSUMED_DEVICE = "h100-sxm"
+"""Whose kernels are assumed where only the memory of a device is stated."""
 
 USAGES = ("serve", "llm")
 
@@ -102,8 +105,13 @@ def read_devices(words: FitWords) -> tuple[Accelerator, int | None]:
     """The device and how many; this machine's own where none is named."""
     memory = None if words.gpu_memory is None else parse_bytes(words.gpu_memory, "--gpu-memory")
     if words.gpu is None and memory is not None:
-        return custom_accelerator(memory), words.count
+        device = custom_accelerator(memory, load_accelerator(ASSUMED_DEVICE))
+        return replace(device, name=f"{format_bytes(memory)} (kernels like {ASSUMED_DEVICE})"), words.count
     accelerator, count = parse_accelerator(words.gpu or "auto")
+    if words.gpu is None and accelerator.name == "cpu":
+        raise UsageError(
+            "no GPU was found on this machine", "name one with --gpu, such as h100, or its memory with --gpu-memory"
+        )
     if memory is not None:
         accelerator = custom_accelerator(memory, accelerator)
     if words.count is not None and count not in (1, words.count):

@@ -10,7 +10,12 @@ from kvplan.core.errors import UsageError
 from kvplan.core.fit import FitResult
 from kvplan.core.measured import MeasuredStart
 from kvplan.engines import engine_versions
+from kvplan.planning.accelerators import packaged_accelerators
 from kvplan.planning.fit_request import FitWords
+from kvplan.specs.catalogue import find_spec
+
+MEMORY_TOLERANCE = 500
+"""A device is taken for one whose memory is within one part in so many: logs round to 0.01 or 0.1 GiB."""
 
 MEASURED = ("weights", "activation", "cuda_graph", "non_torch", "kv_cache")
 """Shares of a rank that both a budget and a log may state."""
@@ -21,9 +26,9 @@ def words_from_log(start: MeasuredStart, words: FitWords) -> tuple[FitWords, tup
 
     What the user says wins over the log. Raises UsageError where neither names the model.
     """
-    model = words.model or start.model
-    if not model:
+    if not (words.model or start.model):
         raise UsageError("the log does not name its model", "give --model")
+    model = words.model or model_reference(start.model or "")
     said = start.arguments
     engine, note = _engine(start)
     stated: dict[str, Any] = {
@@ -38,8 +43,7 @@ def words_from_log(start: MeasuredStart, words: FitWords) -> tuple[FitWords, tup
         "max_num_seqs": said.max_num_seqs,
         "enforce_eager": said.enforce_eager,
         "no_prefix_caching": None if said.prefix_caching is None else not said.prefix_caching,
-        "gpu": start.accelerator,
-        "gpu_memory": None if start.total_bytes is None or words.gpu else str(start.total_bytes),
+        **_device(start, words),
     }
     plain = FitWords(model=model)
     changes: dict[str, Any] = {
@@ -49,6 +53,33 @@ def words_from_log(start: MeasuredStart, words: FitWords) -> tuple[FitWords, tup
     }
     chosen = words.engine if words.engine != plain.engine else engine
     return replace(replace(words, model=model, engine=chosen), **changes), note
+
+
+def model_reference(name: str) -> str:
+    """The model that a log names by a Hub id or by a folder, as kvplan knows it.
+
+    Folders carry the Hub id in many spellings (``org__name``, ``org--name``, ``models--org--name/snapshots/...``).
+    """
+    pieces = [piece for piece in name.split("/") if piece]
+    spellings = [name, *pieces[::-1], "/".join(pieces[-2:])]
+    for spelling in spellings:
+        plain = spelling.removeprefix("models--")
+        for candidate in (plain, plain.replace("__", "/", 1), plain.replace("--", "/", 1)):
+            if find_spec(candidate) is not None:
+                return candidate
+    return name
+
+
+def _device(start: MeasuredStart, words: FitWords) -> dict[str, str | None]:
+    """The device that the log names, else the known one with as much memory, else one of that memory."""
+    if words.gpu is not None or start.accelerator is not None or start.total_bytes is None:
+        return {"gpu": start.accelerator}
+    total = start.total_bytes
+    known = [device for device in packaged_accelerators() if device.vendor == "nvidia"]
+    nearest = min(known, key=lambda device: abs(device.memory_bytes - total))
+    if abs(nearest.memory_bytes - total) * MEMORY_TOLERANCE <= total:
+        return {"gpu": nearest.name}
+    return {"gpu_memory": str(total)}
 
 
 def _engine(start: MeasuredStart) -> tuple[str, tuple[str, ...]]:

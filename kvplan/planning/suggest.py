@@ -61,6 +61,8 @@ def suggest(result: FitResult, engine: Engine) -> tuple[Suggestion, ...]:
             break
     if not any(_holds_all(entry, result) for entry in offered):
         offered += _smaller_cache_elsewhere(result, engine)
+    if not offered:
+        offered += _fewer_requests_elsewhere(result, engine)
     return (*offered[:MOST_OFFERED], *refused[:MOST_REFUSED])
 
 
@@ -169,6 +171,16 @@ def _smaller_cache_elsewhere(result: FitResult, engine: Engine) -> Iterator[Sugg
                 option = f"--kv-dtype {name} {entry.option}"
                 yield replace(entry, option=option, words=f"a cache {words} and {entry.words}")
         return
+
+
+def _fewer_requests_elsewhere(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
+    """The placements that hold at least one request, with as many as they hold."""
+    single = fit_model(result.model, _resized(result.request, concurrency=1), engine)
+    for entry in placement_changes(single, engine):
+        if entry.result is not None:
+            most = min(entry.result.max_concurrency, result.request.size.concurrency)
+            option, words = f"--concurrency {most} {entry.option}", f"fewer requests at once and {entry.words}"
+            yield from offer(result, engine, option, words, _resized(entry.result.request, concurrency=most))
 
 
 def _with_dtype(result: FitResult, engine: Engine, name: str) -> FitRequest | None:

@@ -17,8 +17,6 @@ from kvplan.planning.suggestion import Suggestion, offer, refuse
 NODE_DEVICES = 8
 """Devices of one node; tensor parallelism does not reach beyond it."""
 
-RANKS = "more tensor parallelism"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
@@ -37,12 +35,14 @@ class Placement:
 def placement_changes(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
     """What fits on the same devices, then what fits on the fewest more; and why more tensor parallelism does not."""
     ranks = tuple(_more_ranks(result))
-    sorts = (ranks, _shared_contexts(result), _replicas(result), _more_stages(result))
-    found = [entry for sort in sorts for entry in _first(result, engine, sort)]
+    split = _first(result, engine, ranks)
+    found = [*split, *_first(result, engine, _shared_contexts(result)), *_first(result, engine, _replicas(result))]
+    stages = _first(result, engine, _more_stages(result))
+    found += [entry for entry in stages if not split or _devices(entry) < _devices(split[0])]
     sizes = sorted({_devices(entry) for entry in found} - {result.request.num_devices})
     for size in (result.request.num_devices, *sizes[:1]):
         yield from (entry for entry in found if _devices(entry) == size)
-    if not any(entry.words.startswith(RANKS) for entry in found):
+    if not split:
         yield from _no_more_ranks(result, engine, ranks)
 
 
@@ -54,7 +54,7 @@ def _more_ranks(result: FitResult) -> Iterator[Placement]:
     parallel = result.request.size.parallel
     tp = parallel.tp * 2
     while tp <= NODE_DEVICES:
-        words = RANKS
+        words = "more tensor parallelism"
         copied = replication_words(result.model.architecture, tp // 2)
         if copied is not None:
             words += f" (weights shrink, the cache does not: {copied})"
@@ -136,13 +136,20 @@ def _no_more_ranks(result: FitResult, engine: Engine, tried: Sequence[Placement]
     """Why more ranks are no way out: the cache is copied, or the most ranks of a node hold too little."""
     parallel = result.request.size.parallel
     copied = replication_words(result.model.architecture, parallel.tp)
-    if copied is not None and not result.missing_bytes:
-        yield refuse(f"--tp {parallel.tp * 2}", f"the cache of a device does not shrink: {copied}")
-        return
-    for placement in reversed(tried):
-        try:
-            check = check_fit(result.model, _request(result, placement.spread), engine)
-        except KvplanError:
+    doubled = _placement(result, "", replace(parallel, tp=parallel.tp * 2))
+    for placement in (*reversed(tried), doubled):
+        problem = _problem(result, engine, placement)
+        if problem is None:
             continue
-        yield refuse(_option(result, placement), f"not enough: {check.problem}")
+        if copied is not None and not result.missing_bytes:
+            problem = f"the cache of a device does not shrink: {copied}"
+        yield refuse(_option(result, placement), problem)
         return
+
+
+def _problem(result: FitResult, engine: Engine, placement: Placement) -> str | None:
+    """Why a placement does not fit; None where it fits, or the engine refuses it."""
+    try:
+        return check_fit(result.model, _request(result, placement.spread), engine).problem
+    except KvplanError:
+        return None

@@ -95,7 +95,8 @@ def stage_words(result: FitResult) -> list[str]:
     ranks = result.request.size.parallel.tp * result.request.size.parallel.dp
     if len(result.budgets) == 1:
         return [f"each of {ranks} ranks" if ranks > 1 else "the device"]
-    return [f"stage {index}, each of {ranks} ranks" for index in range(len(result.budgets))]
+    each = f", each of {ranks} ranks" if ranks > 1 else ""
+    return [f"stage {index + 1} of {len(result.budgets)}{each}" for index in range(len(result.budgets))]
 
 
 def capacity_rows(result: FitResult) -> list[tuple[str, str, str]]:

@@ -1,7 +1,8 @@
 """Files of requests: kvplan's own JSON lines and the common public traces, told apart by their header or keys.
 
-Own format, JSON lines or CSV with the same names: ``arrival_seconds``, ``prompt_tokens``, ``output_tokens``, and where
-prefixes are shared ``hash_ids`` (one for each block of ``hash_block_tokens`` prompt tokens; JSON lines only).
+Own format, JSON lines or CSV with the same names: ``arrival_seconds`` (also ``arrival_time``, ``arrival`` or
+``timestamp``), ``prompt_tokens``, ``output_tokens`` (or ``input_tokens``, ``output_tokens``), and where prefixes are
+shared ``hash_ids`` (one for each block of ``hash_block_tokens`` prompt tokens; JSON lines only).
 
 * Azure LLM inference traces 2023 and 2024 (github.com/Azure/AzurePublicDataset): CSV
   ``TIMESTAMP,ContextTokens,GeneratedTokens`` with dates. The multimodal one of 2025 has ``NumImages`` besides.
@@ -269,19 +270,26 @@ def _refuse(value: Any, name: str, wanted: str) -> NoReturn:
     raise _RowError(f"{name} {shown} is not {wanted}")
 
 
-_OWN = ("arrival_seconds", "prompt_tokens", "output_tokens")
+_OWN = tuple(
+    (arrival, prompt, "output_tokens")
+    for arrival in ("arrival_seconds", "arrival_time", "arrival", "timestamp")
+    for prompt in ("prompt_tokens", "input_tokens")
+)
 _LENGTHS = ("timestamp", "input_length", "output_length")
 _CSV_FORMATS = (
     TraceFormat(
         name="Azure LLM inference trace", columns=("timestamp", "contexttokens", "generatedtokens"), arrival=_date
     ),
     TraceFormat(name="BurstGPT", columns=("timestamp", "request tokens", "response tokens"), arrival=_seconds),
-    TraceFormat(name="kvplan CSV", columns=_OWN, arrival=_seconds_or_date),
+    *(TraceFormat(name="kvplan CSV", columns=columns, arrival=_seconds_or_date) for columns in _OWN),
 )
 _JSON_FORMATS = (
     TraceFormat(
         name="Qwen-Bailian", columns=_LENGTHS, arrival=_seconds, marks=frozenset({"chat_id"}), hash_block_tokens=16
     ),
     TraceFormat(name="Mooncake", columns=_LENGTHS, arrival=_milliseconds, hash_block_tokens=512),
-    TraceFormat(name="kvplan JSON lines", columns=_OWN, arrival=_seconds_or_date, hash_block_tokens=0),
+    *(
+        TraceFormat(name="kvplan JSON lines", columns=columns, arrival=_seconds_or_date, hash_block_tokens=0)
+        for columns in _OWN
+    ),
 )

@@ -13,10 +13,10 @@ import pytest
 from kvplan.core.accelerator import Accelerator
 from kvplan.core.engine import EngineSettings
 from kvplan.core.errors import DoesNotFitError, KvplanError, UnsupportedError
+from kvplan.core.geometry import place_layers
 from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel
 from kvplan.core.request import SizeResult
-from kvplan.core.geometry import place_layers
 from kvplan.engines import get_engine
 from kvplan.engines.sglang.backends import choose_paging
 from kvplan.engines.sglang.hardware import read_hardware

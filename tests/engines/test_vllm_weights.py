@@ -99,6 +99,7 @@ def test_deepseek_v2_lite_of_four_layers_misses_41_mib_of_which_the_cause_is_not
         ("llama-3.1-8b", 131072 * 128 * 2),
         ("qwen3.5-27b", 4 * 262144 * 64 * 2),
         ("gemma-3-27b", (8 + 1) * 131072 * 128 * 2),
+        ("gemma-4-31b", 262144 * (256 + 512) * 2),
         ("gpt-oss-20b", 131072 * 64 * 4),
         ("deepseek-v2-lite", 163840 * 64 * 2),
     ],

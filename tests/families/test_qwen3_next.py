@@ -34,7 +34,7 @@ def test_mlp_only_layers_have_no_experts(read_asset: Callable[..., Architecture]
 
 
 def test_the_draft_layer_of_qwen3_next_stands_in_the_checkpoint_alone(read_asset: Callable[..., Architecture]) -> None:
-    """Its model card: 80B in total, 81B tensors in the files; vLLM 0.32 ``models/qwen3_next_mtp.py`` loads one layer."""
+    """Its card: 80B in total; its files: 81B. vLLM 0.32 ``models/qwen3_next_mtp.py`` loads one layer."""
     name = "Qwen__Qwen3-Next-80B-A3B-Instruct"
     unstated, none = read_asset(name), read_asset(name, num_nextn_predict_layers=0)
     assert unstated.draft_layers == ((FullAttention(num_kv_heads=2, head_dim=256),),)

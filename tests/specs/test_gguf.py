@@ -74,7 +74,7 @@ def test_a_gate_inside_the_up_projection_is_a_gate(tmp_path: Path) -> None:
 
 
 def test_widths_of_experts_and_latents_are_those_of_deepseek_v3(tmp_path: Path) -> None:
-    # the published GGUF header of DeepSeek-V3 states these keys
+    # the sizes of its config.json under llama.cpp's names for them
     keys = model_keys("deepseek2", block_count=4, embedding_length=7168, attention__head_count=128,
                       attention__head_count_kv=1, attention__kv_lora_rank=512, attention__q_lora_rank=1536,
                       attention__key_length=576, attention__value_length=512, attention__key_length_mla=192,

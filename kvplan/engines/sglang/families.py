@@ -1,6 +1,7 @@
 """What SGLang decides by a model's class rather than by its layers: one small table per decision, each with its source.
 
-The keys are kvplan's families, or classes where the family is too coarse. Paths are inside ``sglang/srt`` of the 0.5.23 wheel.
+The keys are kvplan's families, or classes where the family is too coarse. Paths are inside ``sglang/srt`` of the
+0.5.23 wheel.
 """
 
 from __future__ import annotations

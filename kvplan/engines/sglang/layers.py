@@ -96,7 +96,7 @@ def read_traits(stages: tuple[Stage, ...], facts: ModelFacts, no_window_pool: bo
 
 def _check_kinds(kinds: set[LayerKind], facts: ModelFacts) -> None:
     for name in (facts.architecture_class, facts.family):
-        if name in NO_CLASS:
+        if name is not None and name in NO_CLASS:
             raise UnsupportedError(f"SGLang 0.5.23 does not run this model as kvplan reads it: {NO_CLASS[name]}")
     known = (*_STATES, *_ROWS, IndexKeys, CompressedStream, Shared, NoCache)
     for kind in kinds:

@@ -62,7 +62,7 @@ def resolve_word(text: str, facts: ModelFacts, traits: Traits, rules: Rules, dev
 
 
 def _is_glm(facts: ModelFacts) -> bool:
-    """Whether indexed latent attention is GLM-5's; where the class is not known, its 64 heads tell (DeepSeek has 128)."""
+    """Whether indexed latent attention is GLM-5's: where the class is not known, by its 64 heads (DeepSeek has 128)."""
     return quirks_of(facts).fp8_on_blackwell or (facts.architecture_class is None and facts.num_heads == 64)
 
 

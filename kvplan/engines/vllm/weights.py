@@ -6,10 +6,11 @@ Read from vLLM 0.33.0; held against the loading figures of vLLM 0.25.1 on an H20
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from kvplan.core.accelerator import Accelerator
-from kvplan.core.attention import HeadedKind, Latent
+from kvplan.core.attention import HeadedKind, Latent, LayerKind, Shared
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Architecture, Layer
 from kvplan.core.parallel import Parallel
@@ -49,12 +50,10 @@ ROTARIES: Mapping[str, Rotary] = {
     "qwen_omni": Rotary(rows=4),
     "ernie_vl": Rotary(rows=4),
     "glm_vision": Rotary(rows=4, share=Fraction(1, 2)),
-    # linear_scaling_rope.py:85 stretches the stated length by the factor, 8 in Gemma 3; local layers have a table of
-    # their own
-    "gemma_multimodal": Rotary(rows=9),
     # models/gpt_oss.py:114 asks for float32
     "gpt_oss": Rotary(item_bytes=FLOAT_BYTES),
-    # partial_rotary_factor of the published configs
+    # rotary_dim or partial_rotary_factor of the published configs and of ChatGLM's own code
+    "minimax_01": _HALF,
     "glm": _HALF,
     "qwen3_next": Rotary(share=Fraction(1, 4)),
     "nemotron": _HALF,
@@ -124,17 +123,38 @@ def held_besides(
 def _rotary_tables(architecture: Architecture, family: str, layers: Sequence[Layer]) -> HeldBesides:
     """[positions, rotary width] in the model's dtype, once for all layers that rotate alike, on every rank."""
     kinds = [kind for layer in layers for kind in layer]
-    rotary = ROTARIES.get(family, _PLAIN)
-    share = _QUARTER_OF_DELTA_NETS if any(isinstance(kind, GatedDeltaNet) for kind in kinds) else rotary.share
     widths = {kind.head_dim for kind in kinds if isinstance(kind, HeadedKind)}
     latents = {kind.qk_rope_head_dim for kind in kinds if isinstance(kind, Latent)}
-    elements = sum(int(width * share) for width in widths) + sum(latents)
+    rotary = _rotary(architecture, family)
+    elements = sum(int(width * rotary.share) for width in widths) + sum(latents)
     return HeldBesides(
         words="rotary tables",
         bytes=(architecture.max_context_tokens or 0) * rotary.rows * elements * rotary.item_bytes,
         certainty="rule",
         source="layers/rotary_embedding/base.py: cosines and sines of every position, not split",
     )
+
+
+def _rotary(architecture: Architecture, family: str) -> Rotary:
+    """The tables of a family; its members are told apart by their layers where they differ."""
+    kinds = [kind for layer in architecture.layers for kind in layer]
+    rotary = ROTARIES.get(family, _PLAIN)
+    if any(isinstance(kind, GatedDeltaNet) for kind in kinds):
+        return replace(rotary, share=_QUARTER_OF_DELTA_NETS)
+    if family == "gemma_multimodal":
+        return _gemma_rotary(kinds)
+    return rotary
+
+
+def _gemma_rotary(kinds: Sequence[LayerKind]) -> Rotary:
+    """Gemma 3 has a plain table for its windows and one of 8 times the rows for its full layers.
+
+    Its linear scaling by 8 lengthens the stated maximum (``linear_scaling_rope.py`` ``_compute_cos_sin_cache``). Gemma
+    3n has two plain tables, Gemma 4 one for each width of a head.
+    """
+    if len({kind.head_dim for kind in kinds if isinstance(kind, HeadedKind)}) > 1:
+        return _PLAIN
+    return Rotary(rows=2) if any(isinstance(kind, Shared) for kind in kinds) else Rotary(rows=8 + 1)
 
 
 def _unquantized_latents(
