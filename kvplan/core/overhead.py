@@ -96,7 +96,8 @@ def phase_lines(phases: Iterable[Phase]) -> tuple[str, ...]:
 
 FORWARD_ERROR, GUESSED_ERROR = 0.5, 1.0
 """Share by which ``estimate_forward`` may be off: kernels' workspaces are no one's rule. Against the profiling batches
-of vLLM 0.33 at 8192 tokens, whose tensors are known, it stays within the first for nine models in ten
+of vLLM 0.33, whose tensors are known, it stays within the first for nine models in ten; those of latent attention, of
+which vLLM tries 64k tokens of context, aside
 (``tests/core/test_forward_estimate.py``). The second is for models whose widths are estimated, too."""
 
 _FORWARD_SOURCE = "an estimate: tensors that a transformer block needs whatever the engine"
@@ -144,7 +145,9 @@ def _forward_phases(forward: Forward) -> Iterator[Phase]:
     stream = live_tensor("residual stream and its norm", 2, tokens, forward.hidden_size)
     for name, tensors in _blocks(forward):
         yield Phase(name=name, tensors=(*tensors, stream), source=_FORWARD_SOURCE, measured=False)
-    logits = live_tensor("logits in 16 and 32 bits, probabilities", forward.logit_rows, widths.vocab_size, element_bytes=10)
+    logits = live_tensor(
+        "logits in 16 and 32 bits, probabilities", forward.logit_rows, widths.vocab_size, element_bytes=10
+    )
     yield Phase(name="logits", tensors=(logits, stream), source=_FORWARD_SOURCE, measured=False)
 
 

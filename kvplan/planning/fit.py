@@ -14,9 +14,10 @@ from kvplan.core.engine import Allocation, Engine, EngineRequest
 from kvplan.core.errors import DoesNotFitError, UnsupportedError
 from kvplan.core.fit import FitRequest, FitResult
 from kvplan.core.geometry import check_formats, group_kinds, place_layers
-from kvplan.core.model import Model
+from kvplan.core.model import Model, WeightsOnDisk
 from kvplan.core.search import last_true
 from kvplan.core.units import format_count
+from kvplan.core.weights import get_weight_format
 from kvplan.planning.calibrate import calibrate_budget
 from kvplan.planning.request import has_encoder
 from kvplan.planning.size import counted_layers, engine_request, split_stages
@@ -85,7 +86,7 @@ def build_budget_request(model: Model, request: FitRequest, engine: Engine) -> B
     asked = BudgetRequest(
         allocation=engine_request(model, size, stages),
         architecture=model.architecture,
-        weights=model.weights,
+        weights=_weights(model, request),
         weight_format=request.weight_format,
         accelerator=request.accelerator,
         memory_utilization=request.memory_utilization,
@@ -95,6 +96,13 @@ def build_budget_request(model: Model, request: FitRequest, engine: Engine) -> B
         text_only=request.text_only,
     )
     return cast(BudgetingEngine, engine).settle(asked)
+
+
+def _weights(model: Model, request: FitRequest) -> WeightsOnDisk:
+    """The files' exact bytes, unless the weights are asked for in another format than theirs."""
+    name = request.weight_format.name
+    stored = model.weights.weight_format or model.dtype
+    return model.weights if get_weight_format(stored).name == name else WeightsOnDisk(weight_format=name)
 
 
 def without_memory(request: EngineRequest) -> EngineRequest:

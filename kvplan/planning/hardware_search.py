@@ -28,8 +28,8 @@ NODE_COUNTS = (1, 2, 4, 8)
 
 LEAST_CAPABILITIES: Mapping[str, tuple[int, int]] = {
     "vllm": (7, 5),  # docs/getting_started/installation/gpu.cuda.inc.md since 0.21
-    "sglang": (7, 5),  # docs/get_started/install.md: FlashInfer needs sm75
-    "trtllm": (8, 0),  # support matrix: Ampere and later
+    "sglang": (7, 5),  # its default kernels, FlashInfer's, support SM75 and later (FlashInfer 0.6 and 0.7)
+    "trtllm": (8, 0),  # nvidia.github.io/TensorRT-LLM/supported-hardware.html: Ampere and later
 }
 """Engines whose overhead is known on CUDA devices alone, and the oldest compute capability that they run on."""
 

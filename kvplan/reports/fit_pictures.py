@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvplan.core.fit import FitResult
-from kvplan.core.units import format_tokens
 from kvplan.reports.figures import BudgetBar, BudgetFigure, CurveFigure, Point, Segment, Series
 from kvplan.reports.fit_rows import BUDGET_LINES, fit_headline, stage_words
 
@@ -34,9 +33,8 @@ def budget_figure(result: FitResult) -> BudgetFigure:
         lines = [(label, getattr(budget, name)) for name, label, _ in BUDGET_LINES]
         segments = tuple(Segment(label, line.size_bytes, line.certainty) for label, line in lines if line.size_bytes)
         rows.append(BudgetBar(words, segments, budget.memory_bytes))
-    longest = format_tokens(result.request.size.context_tokens)
     return BudgetFigure(
         title=f"{result.model.name}: where every byte goes",
         rows=tuple(rows),
-        subtitle=f"{fit_headline(result)}, {longest}",
+        subtitle=fit_headline(result),
     )

@@ -122,7 +122,7 @@ SUGGESTION_HEADER = ("to make it fit", "what it does", "cache a device", "of", "
 
 def suggestion_rows(suggestions: Sequence[Suggestion]) -> list[tuple[str, ...]]:
     """One row for each change that makes it fit."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in suggestions:
         if entry.result is None:
             continue

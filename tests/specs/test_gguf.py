@@ -38,6 +38,7 @@ def test_weights_are_exact(tmp_path: Path) -> None:
     elements = 256 * 100 + 256 * 256 + 256 * 512 + 256
     assert model.weights == WeightsOnDisk(weight_format="Q4_K_M", exact_bytes=TENSOR_BYTES, exact_parameters=elements)
     assert (model.name, model.family, model.architecture.max_context_tokens) == ("Tiny", "llama", 4096)
+    assert model.architecture_class is None  # a GGUF file names an architecture of llama.cpp's, no class
 
 
 def test_parameters_are_counted_by_part(tmp_path: Path) -> None:

@@ -301,6 +301,14 @@ def test_five_numbers_make_a_model(tmp_path: Path) -> None:
     assert (read.architecture.parameters, read.source) == (None, str(tmp_path / "next.yaml"))
 
 
+def test_both_forms_name_the_class_that_engines_know(tmp_path: Path) -> None:
+    numbers = "num_layers: 2\nhidden_size: 64\nnum_heads: 4\nnum_kv_heads: 4\n"
+    named = short(f"name: x\narchitecture_class: LlamaForCausalLM\n{numbers}", tmp_path)
+    assert named.architecture_class == "LlamaForCausalLM"
+    assert reread(write_spec(named)).architecture_class == "LlamaForCausalLM"
+    assert short(f"name: x\n{numbers}", tmp_path).architecture_class is None
+
+
 def test_the_short_form_counts_the_parameters_of_llama_3_1_8b(tmp_path: Path) -> None:
     read = short(SHORT + "vocab_size: 128256\nintermediate_size: 14336\n", tmp_path)
     assert read.architecture.parameters is not None
