@@ -110,8 +110,8 @@ def test_an_unknown_cache_dtype_is_refused_with_what_the_engine_has(name: str) -
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_token_pruning_is_refused_with_what_the_engine_has_instead(name: str) -> None:
+    request = build_request(loaded("llama-3.1-8b"), 8192, RequestWords(policy="h2o:keep=0.2"), get_engine(name))
     with pytest.raises(UnsupportedError) as problem:
-        request = build_request(loaded("llama-3.1-8b"), 8192, RequestWords(policy="h2o:keep=0.2"), get_engine(name))
         size_model(loaded("llama-3.1-8b"), request, get_engine(name))
     assert problem.value.hint
 
