@@ -95,10 +95,11 @@ def phase_lines(phases: Iterable[Phase]) -> tuple[str, ...]:
 
 
 FORWARD_ERROR, GUESSED_ERROR = 0.5, 1.0
-"""Share by which ``estimate_forward`` may be off: kernels' workspaces are no one's rule. Against the profiling batches
-of vLLM 0.33, whose tensors are known, it stays within the first for nine models in ten; those of latent attention, of
-which vLLM tries 64k tokens of context, aside
-(``tests/core/test_forward_estimate.py``). The second is for models whose widths are estimated, too."""
+"""Share by which ``estimate_forward`` may be off, without and with estimated widths.
+
+Kernels' workspaces are no one's rule. Of the profiling batches of vLLM 0.33, whose tensors are known, nine in ten are
+within 0.4 (``tests/core/test_forward_estimate.py``), latent attention aside, of which vLLM tries 64k tokens of context.
+"""
 
 _FORWARD_SOURCE = "an estimate: tensors that a transformer block needs whatever the engine"
 
@@ -124,9 +125,10 @@ class Forward:
 def estimate_forward(forward: Forward) -> Overhead:
     """The peak of activations of a forward pass where an engine has no rule of its own, and its expected error.
 
-    The largest of: the dense block's branches, the chosen experts' branches and outputs, queries, keys, values and
-    output of attention, a recurrent mixer's streams, the logits in 16 and 32 bits; each beside the residual stream and
-    its norm, [tokens, hidden] in 16 bits. Attention is taken to be fused: no matrix of scores.
+    The largest of: the dense block's branches, the chosen experts' branches and outputs, queries, keys and values
+    before and after their rotation with the output of attention, a recurrent mixer's streams, the logits in 16 and 32
+    bits with their probabilities; each beside the residual stream and its norm, [tokens, hidden] in 16 bits.
+    Attention is taken to be fused: no matrix of scores.
     """
     phases = tuple(_forward_phases(forward))
     size = highest_phase(phases).total_bytes
@@ -136,7 +138,11 @@ def estimate_forward(forward: Forward) -> Overhead:
         activation_bytes=size,
         certainty="estimate",
         expected_error_bytes=int(size * share),
-        lines=(f"a forward pass of {forward.tokens:,} tokens, ± {share:.0%}", *phase_lines(phases), *unknown),
+        lines=(
+            f"a forward pass of {forward.tokens:,} tokens, attention fused, ± {share:.0%}",
+            *phase_lines(phases),
+            *unknown,
+        ),
     )
 
 

@@ -45,6 +45,7 @@ class WeightSpread:
     ``vocab_multiple``   the vocabulary is padded to a multiple of this (vLLM: 64)
     ``draft_layers``     multi-token-prediction layers are loaded, on the last stage
     ``towers``           vision and audio towers are loaded, on the first stage; ``split_towers`` over its ranks
+    ``stage_layers``     layers of each stage, where the engine cuts otherwise than ``pipeline_stages``
     """
 
     parallel: Parallel = Parallel()
@@ -53,6 +54,7 @@ class WeightSpread:
     draft_layers: bool = False
     towers: bool = True
     split_towers: bool = True
+    stage_layers: tuple[int, ...] = ()
 
     @property
     def expert_ranks(self) -> int:
@@ -153,7 +155,7 @@ def _stage_elements(
     architecture: Architecture, parameters: Parameters, widths: Widths | None, spread: WeightSpread
 ) -> list[dict[str, Fraction]]:
     """Parameters by part on one rank of each stage."""
-    sizes = pipeline_stages(architecture.num_layers, spread.parallel.pp)
+    sizes = spread.stage_layers or pipeline_stages(architecture.num_layers, spread.parallel.pp)
     shards = LayerShards(
         architecture=architecture,
         parameters=parameters,

@@ -20,6 +20,16 @@ from kvplan.core.attention import (
     Shared,
     SlidingWindow,
 )
+from kvplan.core.budget import (
+    BudgetRequest,
+    RankBudget,
+    compose_budget,
+    forward_overhead,
+    loaded_weights,
+    refuse_utilization,
+    runtime_line,
+    runtime_words,
+)
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -36,11 +46,16 @@ from kvplan.core.errors import DoesNotFitError, UnsupportedError, UsageError
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import PlacedKind, group_kinds
 from kvplan.core.recurrent import GatedDeltaNet, KimiDeltaAttention, Mamba2, ShortConv
-from kvplan.core.units import cdiv, format_bytes, round_up
+from kvplan.core.units import GIB, cdiv, format_bytes, round_up
+from kvplan.core.weight_shards import WeightSpread
 
 PAGE_TOKENS = 256
 DEFAULT_SLOTS = 16
 """``constants.py`` PAGE_SIZE; ``Cache(max_batch_size=16)``."""
+
+CHUNK_TOKENS, OUTPUT_ROWS = 2048, 32
+RESERVE_BYTES = GIB // 2
+"""``Model.load``: ``max_chunk_size`` and ``max_output_size`` of the pass it measures, ``reserve_per_device`` in GB."""
 
 RING_FAMILIES: Mapping[str, str] = {
     "afmoe": "architecture/afmoe.py",
@@ -110,6 +125,27 @@ class ExLlamaV3:
         plan.check(stage)
         rank = plan.rank(stage)
         return plan.fill(rank, plan.answer(rank))
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request as it is: the cache is as large as asked for, not as the memory allows."""
+        return request
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, one chunk of a prompt, and all but the loader's reserve. Raises UnsupportedError."""
+        refuse_utilization(request, "exllamav3")
+        parallel = request.allocation.parallel
+        runtime = runtime_line(parallel.tp)
+        words = (
+            f"{format_bytes(RESERVE_BYTES)} stay free (reserve_per_device, model/model.py); the rest is not divided by"
+            " any rule: activations are an estimate",
+            f"weights are counted in {request.weight_format.name}; for EXL3 files choose --weights of as many bits",
+            runtime_words(runtime),
+        )
+        spread = WeightSpread(parallel=replace(parallel, dp=1), towers=not request.text_only)
+        (weights,) = loaded_weights(request, spread)
+        found = forward_overhead(request, 0, CHUNK_TOKENS, OUTPUT_ROWS)
+        requested = request.accelerator.memory_bytes - RESERVE_BYTES
+        return (compose_budget(request, weights, found, runtime, requested, words),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

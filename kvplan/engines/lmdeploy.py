@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 from kvplan.core.attention import (
     ChunkedLocal,
@@ -19,6 +20,7 @@ from kvplan.core.attention import (
     LayerKind,
     SlidingWindow,
 )
+from kvplan.core.budget import BudgetRequest, RankBudget, compose_budget, loaded_weights, runtime_line, runtime_words
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -33,12 +35,15 @@ from kvplan.core.engine import (
     refuse_settings,
 )
 from kvplan.core.errors import DoesNotFitError, UnsupportedError, UsageError
+from kvplan.core.estimated_widths import estimate_widths
 from kvplan.core.format import CacheFormat, PartFormat, RowFormat
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import PlacedKind, group_kinds
+from kvplan.core.overhead import Overhead
 from kvplan.core.part import Part
 from kvplan.core.recurrent import GatedDeltaNet
-from kvplan.core.units import cdiv, format_bytes, round_up
+from kvplan.core.units import MIB, cdiv, format_bytes, round_up
+from kvplan.core.weight_shards import WeightSpread
 
 ALIGNMENT_BYTES = 256
 BLOCK_TOKENS = 64
@@ -51,6 +56,10 @@ EXTRA_SLOTS = 2
 MAX_BATCHES: Mapping[str, int] = {"a100": 384, "a800": 384, "h100": 1024, "h800": 1024, "l20y": 1024, "h200": 1024}
 OTHER_MAX_BATCHES = 128
 """``lmdeploy/utils.py`` ``get_max_batch_size``: by a word in the device's name."""
+
+CACHE_FRACTION = Fraction(8, 10)
+INDEX_WORKSPACE_BYTES = 512 * MIB
+"""``cache_max_entry_count``; scores of an indexer (``LMDEPLOY_DSA_INDEXER_MAX_LOGITS_MB``)."""
 
 MIXED_WINDOWS: Mapping[str, tuple[bool, str]] = {
     "gemma": (True, "configurations/gemma.py keeps one sliding_window for all layers of Gemma 2 and 3"),
@@ -122,6 +131,41 @@ class LmDeploy:
         plan = _Plan(engine=self, request=request)
         plan.check()
         return plan.fill(plan.answer(plan.rank()))
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request with the prefill and the largest batch that LMDeploy takes on its device."""
+        settings = replace(request.allocation.settings, accelerator=request.accelerator)
+        batches = _Plan(engine=self, request=replace(request.allocation, settings=settings)).max_batches
+        tokens = settings.max_num_batched_tokens or PREFILL_TOKENS
+        settings = replace(settings, max_num_batched_tokens=tokens, max_num_seqs=batches)
+        return replace(request, allocation=replace(request.allocation, settings=settings))
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, the reserve for logits, state slots, and ``cache_max_entry_count`` of what they leave.
+
+        Raises UnsupportedError where the model's weights are not known.
+        """
+        plan = _Plan(engine=self, request=request.allocation)
+        memory, runtime = request.accelerator.memory_bytes, runtime_line(request.allocation.parallel.tp)
+        fraction, slots = request.memory_utilization or CACHE_FRACTION, plan.slots * plan.slot_bytes()
+        spread = WeightSpread(
+            parallel=replace(request.allocation.parallel, dp=1),
+            expert_parallel=request.expert_parallel,
+            towers=not request.text_only,
+        )
+        (weights,) = loaded_weights(request, spread)
+        free = memory - weights.bytes - runtime.size_bytes - slots
+        vocabulary = (request.architecture.widths or estimate_widths(request.architecture)).vocab_size
+        reserve, equation = plan.logits_reserve(free, vocabulary, fraction)
+        blocks = int((free - reserve) * fraction)
+        requested = memory - free + reserve + blocks if blocks > 0 else memory
+        found = Overhead(activation_bytes=reserve, certainty="rule", expected_error_bytes=0, lines=(equation,))
+        words = (
+            f"cache = {slots:,} (slots) + ({free:,} free - {reserve:,}) x {float(fraction):g} (cache_max_entry_count)",
+            "activations and CUDA graphs share what the fraction leaves (engine/executor/base.py)",
+            runtime_words(runtime),
+        )
+        return (compose_budget(request, weights, found, runtime, requested, words),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +301,17 @@ class _Plan:
             if isinstance(item.kind, GatedDeltaNet)
         ]
         return sum(round_up(sum(sizes), ALIGNMENT_BYTES) for sizes in zip(*tensors))
+
+    def logits_reserve(self, free: int, vocabulary: int, fraction: Fraction) -> tuple[int, str]:
+        """Set aside for logits; a prefill is halved until 16 blocks fit (``_get_runtime_size``), and the equation."""
+        tokens = self.request.settings.max_num_batched_tokens or PREFILL_TOKENS
+        workspace = INDEX_WORKSPACE_BYTES * any(isinstance(kind, IndexKeys) for kind in self.kinds)
+        while True:
+            reserve = (tokens + 2 * self.max_batches) * vocabulary * 2 + workspace
+            if tokens <= 1 or (free - reserve) * fraction >= 16 * self.block_bytes():
+                words = f"logits ({tokens:,} + 2 x {self.max_batches:,}) x {vocabulary:,} x 2 B + {workspace:,}"
+                return reserve, f"{words} = {reserve:,} B (engine/executor/base.py _get_runtime_size)"
+            tokens //= 2
 
     def answer(self, rank: RankAllocation) -> Allocation:
         """The rank with its equations."""

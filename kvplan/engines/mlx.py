@@ -21,6 +21,16 @@ from kvplan.core.attention import (
     Shared,
     SlidingWindow,
 )
+from kvplan.core.budget import (
+    BudgetLine,
+    BudgetRequest,
+    RankBudget,
+    compose_budget,
+    expand_weights,
+    forward_overhead,
+    loaded_weights,
+    refuse_utilization,
+)
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -41,10 +51,20 @@ from kvplan.core.geometry import PlacedKind, group_kinds
 from kvplan.core.part import state_bytes
 from kvplan.core.recurrent import GatedDeltaNet, KimiDeltaAttention, Mamba1, Mamba2, RgLru, ShortConv
 from kvplan.core.search import last_true
-from kvplan.core.units import format_bytes, round_up
+from kvplan.core.units import MIB, format_bytes, round_up
+from kvplan.core.weight_shards import WeightSpread
 
 STEP_TOKENS = 256
 """``KVCache.step``."""
+
+PREFILL_BATCH = 8
+"""Prompts that are read together (``BatchGenerator.prefill_batch_size``)."""
+
+RUNTIME_BYTES = 512 * MIB
+"""Metal's context, kernels and cached buffers: a guess, as large as its error; no source states it."""
+
+_EXPANDED = ("fp8", "fp8_mlp", "fp8_experts")
+"""Checkpoints that the models' ``sanitize`` expands to 16 bits (``models/deepseek_v3.py``)."""
 
 WINDOWS_IGNORED: Mapping[str, str] = {
     "mistral": "runs as models/llama.py, which rotates the windows of layer_types, not one window for all layers",
@@ -121,6 +141,29 @@ class MlxLm:
             notes=tuple(caches.notes()),
         )
         return caches.fill(answer)
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request as it is: mlx-lm has no batch limits to resolve."""
+        return request
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights and one chunk of prompts in what the GPU may wire of the memory. Raises UnsupportedError."""
+        refuse_utilization(request, "mlx-lm")
+        words = ["mlx-lm reserves nothing and has no fraction: activations are an estimate, no rule of its own"]
+        if request.accelerator.unified_memory:
+            words.append("memory: what the GPU may wire of the unified memory (wired_limit in generate.py)")
+        if request.weight_format.name in _EXPANDED:
+            words.append("8-bit floats are expanded to 16 bits when they are loaded (sanitize)")
+            request = expand_weights(request)
+        allocation = request.allocation
+        prompts = min(allocation.sequences, PREFILL_BATCH)
+        tokens = prompts * min(self.prefill_step_size, allocation.context_tokens)
+        words.append(
+            f"driver, kernels, cached buffers: a guess of {format_bytes(RUNTIME_BYTES)}, as large as its error"
+        )
+        runtime = BudgetLine(size_bytes=RUNTIME_BYTES, certainty="estimate", error_bytes=RUNTIME_BYTES)
+        (weights,) = loaded_weights(request, WeightSpread(towers=not request.text_only))
+        return (compose_budget(request, weights, forward_overhead(request, 0, tokens, prompts), runtime, words=words),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,15 @@ from kvplan.core.attention import (
     NoCache,
     SlidingWindow,
 )
+from kvplan.core.budget import (
+    BudgetRequest,
+    RankBudget,
+    compose_budget,
+    forward_overhead,
+    loaded_weights,
+    runtime_line,
+    runtime_words,
+)
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -39,6 +48,7 @@ from kvplan.core.geometry import PlacedKind, group_kinds
 from kvplan.core.part import state_bytes
 from kvplan.core.recurrent import GatedDeltaNet, Mamba2
 from kvplan.core.units import GIB, cdiv, format_bytes
+from kvplan.core.weight_shards import WeightSpread
 
 BLOCK_TOKENS = 32
 FLASH_MLA_BLOCK_TOKENS = 64
@@ -46,6 +56,9 @@ FLASH_MLA_BLOCK_TOKENS = 64
 
 FREE_MEMORY = Fraction(9, 10)
 """``free_gpu_memory_fraction`` of ``KvCacheConfig`` (documentation of 1.4.0rc1)."""
+
+MAX_NUM_TOKENS, MAX_BATCH_SIZE = 8192, 2048
+"""``max_num_tokens`` and ``max_batch_size`` where they are not set (documentation, "useful runtime options")."""
 
 _WORDS = {
     "bf16": "bf16",
@@ -59,7 +72,7 @@ _MINIMUM_CAPABILITY = {"fp8_e4m3": ((8, 9), "Ada"), "nvfp4": ((10, 0), "Blackwel
 _WINDOWS = ("none", "model")
 _SETTINGS = (
     *("accelerator", "kv_memory_bytes", "block_tokens", "max_model_len", "max_num_seqs", "num_speculative_tokens"),
-    "prefix_caching",
+    *("prefix_caching", "max_num_batched_tokens"),
 )
 _KINDS = (FullAttention, SlidingWindow, ChunkedLocal, Latent, IndexKeys, NoCache, GatedDeltaNet, Mamba2)
 
@@ -100,6 +113,49 @@ class TrtLlm:
         plan.check()
         ranks = tuple(plan.rank(stage) for stage in request.stages)
         return plan.fill(plan.answer(ranks))
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request with TensorRT-LLM's ``max_num_tokens`` and ``max_batch_size``."""
+        settings = request.allocation.settings
+        settings = replace(
+            settings,
+            max_num_batched_tokens=settings.max_num_batched_tokens or MAX_NUM_TOKENS,
+            max_num_seqs=settings.max_num_seqs or MAX_BATCH_SIZE,
+        )
+        return replace(request, allocation=replace(request.allocation, settings=settings))
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, the peak of a profiling forward, and ``free_gpu_memory_fraction`` of what they leave: an estimate.
+
+        Raises UnsupportedError where the model's weights are not known.
+        """
+        allocation = request.allocation
+        tokens = allocation.settings.max_num_batched_tokens or MAX_NUM_TOKENS
+        rows = min(allocation.settings.max_num_seqs or MAX_BATCH_SIZE, tokens)
+        memory, fraction = request.accelerator.memory_bytes, request.memory_utilization or FREE_MEMORY
+        runtime = runtime_line(allocation.parallel.tp)
+        ranks = allocation.parallel.tp
+        split = {"tp": 1, "dp": ranks, "dcp": 1} if self.enable_attention_dp else {"dp": 1}
+        spread = WeightSpread(
+            parallel=replace(allocation.parallel, **split),
+            expert_parallel=request.expert_parallel,
+            draft_layers=allocation.num_draft_layers > 0,
+            towers=not request.text_only,
+        )
+        budgets = []
+        for index, weights in enumerate(loaded_weights(request, spread)):
+            found = forward_overhead(request, index, tokens, rows)
+            peak = found.activation_bytes + runtime.size_bytes
+            cache = cache_memory(memory, weights.bytes, peak, fraction)
+            words = (
+                f"cache = ({memory:,} - {weights.bytes:,} weights - {peak:,} peak) x {float(fraction):g} = {cache:,} B"
+                " (free_gpu_memory_fraction, _torch/pyexecutor/_util.py)",
+                "CUDA graphs and what is allocated later share what the fraction leaves",
+                runtime_words(runtime),
+            )
+            requested = weights.bytes + peak + cache if cache else memory
+            budgets.append(compose_budget(request, weights, found, runtime, requested, words))
+        return tuple(budgets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

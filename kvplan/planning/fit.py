@@ -11,7 +11,7 @@ from typing import cast
 
 from kvplan.core.budget import BudgetingEngine, BudgetRequest, RankBudget
 from kvplan.core.engine import Allocation, Engine, EngineRequest
-from kvplan.core.errors import DoesNotFitError, UnsupportedError
+from kvplan.core.errors import DoesNotFitError, UnsupportedError, UsageError
 from kvplan.core.fit import FitRequest, FitResult
 from kvplan.core.geometry import check_formats, group_kinds, place_layers
 from kvplan.core.model import Model, WeightsOnDisk
@@ -76,7 +76,7 @@ def build_budget_request(model: Model, request: FitRequest, engine: Engine) -> B
     if not hasattr(engine, "budget"):
         raise UnsupportedError(
             f"kvplan does not know what {engine.name} needs besides weights and cache",
-            "use --engine vllm, sglang, trtllm or llamacpp; kvplan size --engine counts the cache of the others",
+            "name the engine that is to be started: --engine vllm",
         )
     size = request.size
     size.parallel.check(model.architecture)
@@ -141,10 +141,13 @@ def _largest_context(engine: Engine, request: EngineRequest, available: int) -> 
 
 
 def _largest_concurrency(engine: Engine, request: EngineRequest, available: int) -> int:
-    """Requests of the asked context that one replica holds at once."""
+    """Requests of the asked context that one replica holds at once; no more than the engine runs together."""
 
     def held(sequences: int) -> bool:
-        allocation = engine.allocate(replace(without_memory(request), sequences=sequences))
+        try:
+            allocation = engine.allocate(replace(without_memory(request), sequences=sequences))
+        except (UnsupportedError, UsageError):
+            return False
         return max(rank.allocated_bytes for rank in allocation.stages) <= available
 
     return _most(held, 1 << 20)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from kvplan.core.engine import Engine
 from kvplan.core.errors import UnsupportedError, UsageError
-from kvplan.core.fit import FitResult
+from kvplan.core.fit import FitRequest, FitResult
 from kvplan.core.frozen import dataclass
 from kvplan.core.workload import BlockTerm, PoolShape, ReplayReport, ServingSpeed, Workload
-from kvplan.planning.fit import build_budget_request
+from kvplan.planning.fit import build_budget_request, fit_model
+from kvplan.planning.hardware_search import NODE_COUNTS
+from kvplan.planning.placement import choose_parallel
 from kvplan.planning.replay import ample_blocks, replay
 
 DECODE_EFFICIENCY, PREFILL_EFFICIENCY = 0.9, 0.5
@@ -21,11 +24,15 @@ DEFAULT_SEQUENCES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadFit:
-    """What a workload does to one replica, the pool in which nothing waits for memory, and the assumed speed."""
+    """What a workload does to one replica, the pool in which nothing waits for memory, and the assumed speed.
+
+    ``ample_hardware`` is the fewest of the same devices with such a pool, and None where a node of them has none.
+    """
 
     workload: Workload
     report: ReplayReport
     ample_blocks: int
+    ample_hardware: FitRequest | None
     bytes_per_block: int
     speed: ServingSpeed
     speed_source: str
@@ -43,14 +50,35 @@ def replay_workload(
     pool, block_bytes = _pool(result, engine)
     speed, source = _speed(result, prefill_rate, decode_seconds)
     hashes = workload.hash_block_tokens if result.request.size.settings.prefix_caching is not False else None
+    ample = ample_blocks(workload.requests, pool, speed, hashes)
     return WorkloadFit(
         workload=workload,
         report=replay(workload.requests, pool, speed, hashes),
-        ample_blocks=ample_blocks(workload.requests, pool, speed, hashes),
+        ample_blocks=ample,
+        ample_hardware=_ample_hardware(result, engine, ample),
         bytes_per_block=block_bytes,
         speed=speed,
         speed_source=source,
     )
+
+
+def _ample_hardware(result: FitResult, engine: Engine, blocks: int) -> FitRequest | None:
+    """The placement over the fewest devices, from those at hand up, whose pool has as many blocks to give."""
+    request, model = result.request, result.model
+    for count in sorted({request.num_devices, *NODE_COUNTS}):
+        if count < request.num_devices:
+            continue
+        placed = request
+        if count > request.num_devices:
+            parallel = choose_parallel(model.architecture, count, None, None, None, 1)
+            placed = replace(request, size=replace(request.size, parallel=parallel))
+        try:
+            capacity = fit_model(model, placed, engine).capacity
+        except UsageError:
+            continue
+        if capacity is not None and (capacity.num_blocks or 0) > blocks:
+            return placed
+    return None
 
 
 def _pool(result: FitResult, engine: Engine) -> tuple[PoolShape, int]:

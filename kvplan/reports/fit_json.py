@@ -99,6 +99,7 @@ def workload_fields(fit: WorkloadFit) -> dict[str, Any]:
         "source": fit.workload.source,
         "ample_blocks": fit.ample_blocks,
         "ample_kv_bytes": fit.ample_kv_bytes,
+        "ample_devices": fit.ample_hardware.num_devices if fit.ample_hardware else None,
         "prefill_tokens_per_second": fit.speed.prefill_tokens_per_second,
         "decode_seconds_per_token": fit.speed.decode_seconds_per_token,
         "speed_source": fit.speed_source,

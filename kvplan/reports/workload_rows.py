@@ -17,7 +17,16 @@ def workload_verdict(fit: WorkloadFit, result: FitResult) -> str:
         return f"Nothing waits for memory: {ample} of the {available} of a rank's cache would do."
     waits = f"{report.memory_waits:,} requests wait for memory, {report.preemptions:,} preemptions"
     rejected = f", {report.too_large:,} are larger than the pool" if report.too_large else ""
-    return f"{waits}{rejected}; with {ample} of cache on a rank (here {available}) nothing would wait for memory."
+    words = f"{waits}{rejected}; with {ample} of cache on a rank (here {available}) nothing would wait for memory."
+    return f"{words} {_hardware_words(fit)}"
+
+
+def _hardware_words(fit: WorkloadFit) -> str:
+    placed = fit.ample_hardware
+    if placed is None:
+        return "No node of these devices has that much: spread the load over replicas (--dp), or shrink the cache."
+    parallel = placed.size.parallel
+    return f"{placed.num_devices} x {placed.accelerator.name} have it (--tp {parallel.tp} --pp {parallel.pp})."
 
 
 def workload_rows(fit: WorkloadFit) -> list[tuple[str, ...]]:

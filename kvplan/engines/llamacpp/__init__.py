@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from kvplan.core.attention import HeadedKind, LayerKind
+from kvplan.core.budget import BudgetRequest, RankBudget
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -31,6 +32,7 @@ from kvplan.core.frozen import dataclass
 from kvplan.core.units import format_bytes
 from kvplan.engines.llamacpp.architectures import all_kinds, refuse_missing
 from kvplan.engines.llamacpp.cells import MAX_SEQUENCES, Slots
+from kvplan.engines.llamacpp.fit import device_budgets
 from kvplan.engines.llamacpp.plan import Capacity, Device, allocate_rank, place_devices, read_capacity
 from kvplan.engines.llamacpp.report import explain, log_lines, notes, read_caches, reasons
 
@@ -113,6 +115,14 @@ class LlamaCpp:
             notes=notes(self.name, request),
         )
         return self._with_capacity(answer, request, devices, slots)
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request as it is: a micro-batch is an option, and slots are the requests asked for."""
+        return request
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, compute buffer and margin of each device."""
+        return device_budgets(request, self.name, self.ubatch, self.unified)
 
     def _check_types(self, key: str, value: str, kinds: Iterable[LayerKind]) -> None:
         kinds = tuple(kinds)

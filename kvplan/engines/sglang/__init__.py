@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+from kvplan.core.budget import BudgetRequest, RankBudget
 from kvplan.core.engine import (
     SETTING_FLAGS,
     Allocation,
@@ -30,6 +31,7 @@ from kvplan.core.units import round_up
 from kvplan.engines.sglang import deepseek_v4, words
 from kvplan.engines.sglang.backends import choose_paging
 from kvplan.engines.sglang.dtypes import DSA_BACKENDS, resolve_dtype
+from kvplan.engines.sglang.fit import rank_budgets, settle_batch
 from kvplan.engines.sglang.hardware import Hardware, read_hardware
 from kvplan.engines.sglang.layers import Traits, read_traits, repartition
 from kvplan.engines.sglang.plan import Options, Plan, chunk_tokens, draft_width, read_stages
@@ -89,6 +91,14 @@ class SGLang:
             reasons=words.reasons(plan),
             notes=words.notes(plan),
         )
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request with SGLang's prefill chunk for the device."""
+        return settle_batch(request)
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, what ``mem_fraction_static`` keeps clear, and the cache; its fraction is ``memory_utilization``."""
+        return rank_budgets(request)
 
     def traits(self, request: EngineRequest) -> Traits:
         """What SGLang's choices depend on."""

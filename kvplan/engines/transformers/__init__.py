@@ -18,6 +18,7 @@ There are no blocks and there is no reserve; a batch is padded to its longest se
 from __future__ import annotations
 
 from kvplan.core.attention import CompressedStream
+from kvplan.core.budget import BudgetRequest, RankBudget
 from kvplan.core.engine import (
     Allocation,
     EngineRequest,
@@ -35,6 +36,7 @@ from kvplan.core.errors import UnsupportedError
 from kvplan.core.frozen import dataclass
 from kvplan.engines.transformers.architectures import OWN_CACHE, SHARDED_KV, WHOLE_KV
 from kvplan.engines.transformers.capacity import capacity_of, held_bytes
+from kvplan.engines.transformers.fit import rank_budgets
 from kvplan.engines.transformers.layers import CacheQuestion, hold_stage, splits_heads
 from kvplan.engines.transformers.wording import explain, notes, reasons
 
@@ -112,6 +114,14 @@ class Transformers:
             reasons=tuple(reasons(question)),
             notes=tuple(notes(question)),
         )
+
+    def settle(self, request: BudgetRequest) -> BudgetRequest:
+        """The request as it is: ``generate`` has no batch limits."""
+        return request
+
+    def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
+        """Weights, and an estimate of what reading all prompts at once takes."""
+        return rank_budgets(request)
 
 
 def _require_quantizable(facts: ModelFacts, stages: tuple[Stage, ...]) -> None:

@@ -10,11 +10,19 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from kvplan.core.budget import BudgetLine, BudgetRequest, RankBudget
-from kvplan.core.errors import UnsupportedError
+from kvplan.core.budget import (
+    BudgetLine,
+    BudgetRequest,
+    RankBudget,
+    loaded_weights,
+    weights_line,
+    weights_words,
+)
+from kvplan.core.estimated_widths import estimate_widths
 from kvplan.core.model import Layer
+from kvplan.core.overhead import GUESSED_ERROR
 from kvplan.core.units import format_bytes
-from kvplan.core.weight_shards import RankWeights, shard_weights
+from kvplan.core.weight_shards import RankWeights
 from kvplan.engines.vllm.overhead import overhead
 from kvplan.engines.vllm.profile_run import Batch, ProfileRun, batch_limits
 from kvplan.engines.vllm.rules import Rules
@@ -37,7 +45,10 @@ def start_batch(request: BudgetRequest, rules: Rules) -> Batch:
 def rank_budgets(
     request: BudgetRequest, rules: Rules, flashinfer: bool, block_tokens: int | None
 ) -> tuple[RankBudget, ...]:
-    """The fullest rank of each stage. Raises UnsupportedError where the model's weights or widths are not known."""
+    """The fullest rank of each stage. Raises UnsupportedError where the model's weights are not known.
+
+    Widths that are not known are estimated from the parameter counts, and the activations with them.
+    """
     allocation = request.allocation
     spread = vllm_spread(
         allocation.parallel,
@@ -45,12 +56,7 @@ def rank_budgets(
         draft_layers=allocation.num_draft_layers > 0,
         text_only=request.text_only,
     )
-    shards = shard_weights(request.architecture, request.weights, request.weight_format, spread)
-    if shards is None or request.architecture.widths is None:
-        raise UnsupportedError(
-            "the spec states no parameter counts or widths, so what is left for the cache is not known",
-            "use the model's config.json, or give --kv-memory to kvplan size",
-        )
+    shards = loaded_weights(request, spread)
     budgets = []
     for index, (weights, stage) in enumerate(zip(shards, allocation.stages)):
         layers = tuple(tuple(item.kind for item in layer) for layer in stage)
@@ -75,13 +81,12 @@ def _profile(
     block_tokens: int | None,
     index: int,
 ) -> ProfileRun:
-    allocation, widths = request.allocation, request.architecture.widths
-    assert widths is not None
+    allocation, architecture = request.allocation, request.architecture
     return ProfileRun(
         rules=rules,
         device=device_of(request.accelerator, flashinfer),
         facts=allocation.facts,
-        widths=widths,
+        widths=architecture.widths or estimate_widths(architecture),
         layers=tuple(layers),
         batch=start_batch(request, rules),
         max_model_len=allocation.max_model_len,
@@ -103,22 +108,26 @@ def _budget(
     utilization = request.memory_utilization or UTILIZATION
     memory = request.accelerator.memory_bytes
     requested = math.ceil(memory * utilization)
-    held = weights.bytes + sum(entry.bytes for entry in besides)
+    line = weights_line(weights, sum(entry.bytes for entry in besides))
     found = overhead(run)
-    share = found.expected_error_bytes
-    lines = [
+    share, certainty = found.expected_error_bytes, found.certainty
+    guess: tuple[str, ...] = ()
+    if request.architecture.widths is None:
+        share, certainty = share + int(found.activation_bytes * GUESSED_ERROR), "estimate"
+        guess = (f"the model states no widths: they are estimated from its size, ± {GUESSED_ERROR:.0%} of activations",)
+    lines = (
         f"requested = ceil({memory:,} x {float(utilization):g}) = {requested:,} B (worker/utils.py)",
-        *(f"weights, {words}: {format_bytes(size)}" for words, size in weights.lines),
+        *weights_words(weights),
         *(f"weights, {entry.words}: {format_bytes(entry.bytes)} ({entry.source})" for entry in besides),
         *found.lines,
-    ]
-    error = held // 200 if weights.certainty != "exact" else 0
+        *guess,
+    )
     return RankBudget(
         memory_bytes=memory,
         requested_bytes=requested,
-        weights=BudgetLine(size_bytes=held, certainty=weights.certainty, error_bytes=error),
-        activation=BudgetLine(size_bytes=found.activation_bytes, certainty=found.certainty, error_bytes=share),
+        weights=line,
+        activation=BudgetLine(size_bytes=found.activation_bytes, certainty=certainty, error_bytes=share),
         cuda_graph=BudgetLine(size_bytes=found.cuda_graph_bytes, certainty="estimate"),
         non_torch=BudgetLine(size_bytes=found.non_torch_bytes, certainty="estimate"),
-        explanation=tuple(lines),
+        explanation=lines,
     )
