@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from typer import Exit
-
 from kvplan.cli.options import (
     AttentionBackendOption,
     BlockSizeOption,
@@ -155,7 +153,7 @@ def _answer(words: "FitWords", extras: Extras, output: Output) -> None:
         from kvplan.cli.fit_search import search
 
         if not search(words, output) and output.check:
-            raise Exit(DOES_NOT_FIT)
+            sys.exit(DOES_NOT_FIT)
         return
     answer = _fit(words, extras)
     _write(answer, output)
@@ -164,7 +162,7 @@ def _answer(words: "FitWords", extras: Extras, output: Output) -> None:
 
         draw(answer.result, answer.engine, extras.plot)
     if output.check and not answer.result.fits:
-        raise Exit(DOES_NOT_FIT)
+        sys.exit(DOES_NOT_FIT)
 
 
 def _fit(words: "FitWords", extras: Extras) -> Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kvplan.cli.quick_start import quick_arguments
 from kvplan.cli.size import size
@@ -24,6 +24,8 @@ def run(words: Sequence[str]) -> int:
         return code
     except KvplanError as error:
         return _report(error, words)
+    except SystemExit as stop:  # a command's own exit code, such as that of fit --check
+        return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it on exit
         return 0
@@ -42,15 +44,26 @@ def run(words: Sequence[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if words[:1] == ["size"]:
-        arguments = quick_arguments(size, words[1:])
+    if (command := _quick_command(words)) is not None:
+        arguments = quick_arguments(command, words[1:])
         if arguments is not None:
-            size(**arguments)
+            command(**arguments)
             return 0
     from kvplan.cli.app import app
 
     code = app(args=words, prog_name="kvplan", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _quick_command(words: Sequence[str]) -> Callable[..., None] | None:
+    """The commands that start without typer where they are plainly spelled."""
+    if words[:1] == ["size"]:
+        return size
+    if words[:1] == ["fit"]:
+        from kvplan.cli.fit import fit
+
+        return fit
+    return None
 
 
 def _report(error: KvplanError, words: Sequence[str]) -> int:
