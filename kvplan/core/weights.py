@@ -91,12 +91,12 @@ _NAME = r"(?P<base>.+?)(?:_g(?P<group>[0-9]{1,6}))?(?:_(?P<scope>mlp|experts))?"
 
 
 def get_weight_format(text: str) -> WeightFormat:
-    """The format that ``--weights`` names; case does not matter, dashes count as underscores.
+    """The format that ``--weights`` names; case does not matter, dashes count as underscores, ``gguf-`` may lead.
 
     ``int4_g32`` sets the group size, ``fp8_mlp`` leaves attention in 16 bits, ``mxfp4_experts`` everything but routed
     experts. Raises UnknownNameError or UsageError.
     """
-    name = text.strip().lower().replace("-", "_")
+    name = text.strip().lower().replace("-", "_").removeprefix("gguf_")
     if name in _FLOAT_BITS:
         return _float_format(name)
     table = _table()

@@ -52,7 +52,8 @@ def verdict(result: FitResult) -> str:
         return f"Does not start: {result.refusal}"
     held = result.max_concurrency
     if result.fits:
-        return f"Fits: {held:,} requests of {context} tokens at once; {asked:,} asked."
+        words = "request" if held == 1 else "requests"
+        return f"Fits: {held:,} {words} of {context} tokens at once; {asked:,} asked."
     if not held:
         return f"Starts, but not even one request of {context} tokens fits."
     return f"Starts, but holds {held:,} of the {asked:,} requests of {context} tokens at once; the others wait."

@@ -134,3 +134,7 @@ def test_an_unknown_weight_format_is_answered_with_near_ones(text: str, near: st
 def test_groups_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no groups of"):
         get_weight_format(text)
+
+
+def test_a_gguf_format_may_carry_the_files_prefix() -> None:
+    assert get_weight_format("gguf-q4_k_m") == get_weight_format("q4_k_m")
