@@ -127,13 +127,11 @@ def _engine_columns(results: Sequence[SizeResult]) -> list[list[str]]:
     """What engines allocate beside geometry, and what a given memory holds."""
     columns = [
         ["allocated", *(format_bytes(result.allocated_bytes) for result in results)],
-        ["to geometry", *(_allocated_ratio(result) for result in results)],
+        ["ratio", *(_allocated_ratio(result) for result in results)],
         ["block", *(f"{block:,}" if (block := result.allocation.block_tokens) else "" for result in results)],
     ]
     if any(result.allocation.capacity_tokens for result in results):
-        columns.append(
-            ["holds tokens", *(f"{held:,}" if (held := r.allocation.capacity_tokens) else "" for r in results)]
-        )
+        columns.append(["holds", *(f"{held:,}" if (held := r.allocation.capacity_tokens) else "" for r in results)])
         columns.append(["at once", *(f"{most:.2f}" if (most := r.allocation.max_concurrency) else "" for r in results)])
     columns.append(["figures", *(result.certainty for result in results)])
     return columns
