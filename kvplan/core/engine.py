@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from kvplan.core.accelerator import Accelerator
+from kvplan.core.attention import LayerKind
 from kvplan.core.errors import UnsupportedError, UsageError, near_hint
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice, PlacedKind
@@ -92,6 +93,11 @@ class EngineRequest:
     parallel: Parallel = Parallel()
     num_draft_layers: int = 0
     settings: EngineSettings = EngineSettings()
+
+    @property
+    def kinds(self) -> set[LayerKind]:
+        """Every kind of the model."""
+        return {item.kind for stage in self.stages for layer in stage for item in layer}
 
     @property
     def max_model_len(self) -> int:

@@ -62,6 +62,11 @@ class FitResult:
     notes: tuple[str, ...] = ()
 
     @property
+    def fullest(self) -> RankBudget:
+        """The rank with the least memory left for its cache."""
+        return min(self.budgets, key=lambda budget: budget.kv_cache.size_bytes - budget.missing_bytes)
+
+    @property
     def kv_bytes_needed(self) -> int:
         """The cache of the asked requests on the fullest rank."""
         return max(rank.allocated_bytes for rank in self.needed.stages)

@@ -48,7 +48,8 @@ class Overhead:
     ``non_torch_bytes``         the driver's context, libraries and communication buffers
     ``captured_graph_bytes``    CUDA graphs that are captured afterwards, outside the memory that the engine asked for
     ``certainty``               ``rule`` or ``estimate``
-    ``expected_error_bytes``    of the three together, either way
+    ``expected_error_bytes``    of the three together, either way; ``cuda_graph_error_bytes`` and
+                                ``non_torch_error_bytes`` are what two of them have of it, where that is known
     ``lines``                   the equations with the values put in, and their sources
     """
 
@@ -58,6 +59,8 @@ class Overhead:
     captured_graph_bytes: int = 0
     certainty: str
     expected_error_bytes: int
+    cuda_graph_error_bytes: int = 0
+    non_torch_error_bytes: int = 0
     lines: tuple[str, ...] = ()
 
     @property

@@ -17,7 +17,6 @@ from kvplan.core.attention import (
     HeadedKind,
     IndexKeys,
     Latent,
-    LayerKind,
     SlidingWindow,
 )
 from kvplan.core.budget import BudgetRequest, RankBudget, compose_budget, loaded_weights, runtime_line, runtime_words
@@ -174,18 +173,13 @@ class _Plan:
     request: EngineRequest
 
     @property
-    def kinds(self) -> set[LayerKind]:
-        """Every kind of the model."""
-        return {item.kind for layer in self.request.stages[0] for item in layer}
-
-    @property
     def block_tokens(self) -> int:
         """``--cache-block-seq-len``; wide latents without FlashMLA (below SM 9.0) have 32 (``_adjust_block_size``)."""
         asked = self.request.settings.block_tokens or BLOCK_TOKENS
         accelerator = self.request.settings.accelerator
         old = accelerator is not None and (accelerator.compute_capability or (0, 0)) < (9, 0)
-        wide = any((kind.head_shape()[1] or 0) >= 512 for kind in self.kinds if not isinstance(kind, IndexKeys))
-        latent = any(isinstance(kind, Latent) for kind in self.kinds)
+        wide = any((kind.head_shape()[1] or 0) >= 512 for kind in self.request.kinds if not isinstance(kind, IndexKeys))
+        latent = any(isinstance(kind, Latent) for kind in self.request.kinds)
         if latent and not old and asked != BLOCK_TOKENS:
             raise UsageError("lmdeploy's FlashMLA needs blocks of 64 tokens", "leave --block-size out")
         return min(asked, 32) if wide and (old or not latent) else asked
@@ -206,29 +200,32 @@ class _Plan:
     @property
     def window(self) -> int | None:
         """The window behind which blocks are dropped, those of every layer; None where none are."""
-        windows = [kind.window for kind in self.kinds if isinstance(kind, SlidingWindow)]
+        windows = [kind.window for kind in self.request.kinds if isinstance(kind, SlidingWindow)]
         if not windows:
             return None
-        if not any(isinstance(kind, (FullAttention, ChunkedLocal)) for kind in self.kinds):
+        if not any(isinstance(kind, (FullAttention, ChunkedLocal)) for kind in self.request.kinds):
             return max(windows)
         return max(windows) if MIXED_WINDOWS[self.request.facts.family][0] else None
 
     def check(self) -> None:
         """Raise where LMDeploy has no such layers, blocks or split."""
-        for kind in self.kinds:
+        for kind in self.request.kinds:
             if not isinstance(kind, _KINDS) or (isinstance(kind, Latent) and kind.window):
                 raise UnsupportedError(f"kvplan has no rule of lmdeploy for {kind.kind.replace('_', ' ')} layers")
-        shapes = {kind.head_shape() for kind in self.kinds if isinstance(kind, HeadedKind)}
+        shapes = {kind.head_shape() for kind in self.request.kinds if isinstance(kind, HeadedKind)}
         if len(shapes) > 1:
             raise UnsupportedError("lmdeploy gives all layers the same heads, which this model's layers do not have")
-        mixed = len({type(kind) for kind in self.kinds if isinstance(kind, HeadedKind)}) > 1
-        windowed = mixed and any(isinstance(kind, SlidingWindow) for kind in self.kinds)
+        mixed = len({type(kind) for kind in self.request.kinds if isinstance(kind, HeadedKind)}) > 1
+        windowed = mixed and any(isinstance(kind, SlidingWindow) for kind in self.request.kinds)
         if windowed and self.request.facts.family not in MIXED_WINDOWS:
             raise UnsupportedError("lmdeploy's PyTorch engine has no such model with windows in some layers")
         block = self.block_tokens
         if block < 16 or block & (block - 1):
             raise UsageError(f"lmdeploy's blocks are powers of two from 16, not {block}", "64 is its default")
-        if any(isinstance(kind, GatedDeltaNet) for kind in self.kinds) and self.request.sequences > self.max_batches:
+        if (
+            any(isinstance(kind, GatedDeltaNet) for kind in self.request.kinds)
+            and self.request.sequences > self.max_batches
+        ):
             raise UsageError(
                 f"lmdeploy with {self.max_batches} batches cannot run {self.request.sequences} requests at once",
                 "raise --max-num-seqs",
@@ -305,7 +302,7 @@ class _Plan:
     def logits_reserve(self, free: int, vocabulary: int, fraction: Fraction) -> tuple[int, str]:
         """Set aside for logits; a prefill is halved until 16 blocks fit (``_get_runtime_size``), and the equation."""
         tokens = self.request.settings.max_num_batched_tokens or PREFILL_TOKENS
-        workspace = INDEX_WORKSPACE_BYTES * any(isinstance(kind, IndexKeys) for kind in self.kinds)
+        workspace = INDEX_WORKSPACE_BYTES * any(isinstance(kind, IndexKeys) for kind in self.request.kinds)
         while True:
             reserve = (tokens + 2 * self.max_batches) * vocabulary * 2 + workspace
             if tokens <= 1 or (free - reserve) * fraction >= 16 * self.block_bytes():
@@ -327,9 +324,9 @@ class _Plan:
             reasons.append("states have a slot for every request of the largest batch, and two more")
             if self.request.settings.max_num_seqs is None:
                 notes.append(f"a largest batch of {self.max_batches} is assumed, the device's default (--max-num-seqs)")
-        if any(isinstance(kind, IndexKeys) for kind in self.kinds):
+        if any(isinstance(kind, IndexKeys) for kind in self.request.kinds):
             reasons.append("index keys are FP8 with an fp32 scale whatever the cache's dtype")
-        if any(isinstance(kind, SlidingWindow) for kind in self.kinds):
+        if any(isinstance(kind, SlidingWindow) for kind in self.request.kinds):
             why = MIXED_WINDOWS.get(self.request.facts.family, (True, "paging/block_manager/window_block_manager.py"))[
                 1
             ]

@@ -174,11 +174,6 @@ class _Caches:
     request: EngineRequest
 
     @property
-    def kinds(self) -> set[LayerKind]:
-        """Every kind of the model."""
-        return {item.kind for layer in self.request.stages[0] for item in layer}
-
-    @property
     def asked(self) -> bool:
         """Whether ``--kv-bits`` is given."""
         kv_format = self.request.choice.kv_format
@@ -191,10 +186,10 @@ class _Caches:
 
     def check(self) -> None:
         """Raise UnsupportedError for what mlx-lm does not cache, batch or quantize."""
-        for kind in self.kinds:
+        for kind in self.request.kinds:
             if not isinstance(kind, _KINDS) or (isinstance(kind, HeadedKind) and kind.num_prefix_tokens):
                 raise UnsupportedError(f"mlx-lm 0.32.2 has no cache for {_words(kind)} layers as this model has them")
-        chunked = any(isinstance(kind, ChunkedLocal) for kind in self.kinds)
+        chunked = any(isinstance(kind, ChunkedLocal) for kind in self.request.kinds)
         if self.request.sequences > 1 and (self.asked or chunked):
             why = "a quantized cache" if self.asked else "chunked caches"
             raise UnsupportedError(f"mlx-lm does not batch requests with {why}", "size one request at a time")
@@ -203,13 +198,13 @@ class _Caches:
 
     def _check_quantized(self) -> None:
         later = f"it fails once a request has {self.engine.quantized_kv_start:,} tokens (--quantized-kv-start)"
-        if any(isinstance(cached_kind(kind, self.request), SlidingWindow) for kind in self.kinds):
+        if any(isinstance(cached_kind(kind, self.request), SlidingWindow) for kind in self.request.kinds):
             raise UnsupportedError("mlx-lm cannot quantize rotating caches, which this model's windows have", later)
         if _is_gemma2(self.request):
             raise UnsupportedError(
                 "mlx-lm cannot quantize Gemma 2's cache: its attention caps the scores itself", later
             )
-        for kind in self.kinds:
+        for kind in self.request.kinds:
             stored = cached_kind(kind, self.request)
             if isinstance(stored, Latent) and not self._listed:
                 raise UnsupportedError("mlx-lm cannot read a latent back from a quantized cache", later)
@@ -223,7 +218,7 @@ class _Caches:
     @property
     def _listed(self) -> bool:
         """Latent and index keys share a ``CacheList``, which ``maybe_quantize_kv_cache`` passes over."""
-        return any(isinstance(kind, IndexKeys) for kind in self.kinds)
+        return any(isinstance(kind, IndexKeys) for kind in self.request.kinds)
 
     def _quantizes(self, kind: LayerKind) -> bool:
         return self.started and isinstance(kind, FullAttention)
@@ -304,11 +299,11 @@ class _Caches:
 
     def reasons(self) -> Iterator[str]:
         """Why this is not what geometry says."""
-        stored = {cached_kind(kind, self.request) for kind in self.kinds}
+        stored = {cached_kind(kind, self.request) for kind in self.request.kinds}
         yield f"caches grow in steps of {STEP_TOKENS} tokens"
         if any(isinstance(kind, SlidingWindow) for kind in stored):
             yield f"a window has room for up to {STEP_TOKENS} tokens more until it is full"
-        elif any(isinstance(kind, SlidingWindow) for kind in self.kinds):
+        elif any(isinstance(kind, SlidingWindow) for kind in self.request.kinds):
             why = WINDOWS_IGNORED.get(self.request.facts.family, "models/gemma2.py has no windows")
             yield f"windowed layers keep every token: {why}"
         if self.asked and not self.started:
@@ -320,12 +315,12 @@ class _Caches:
         expanded = _expanded_heads(self.request)
         if expanded is not None:
             yield f"{expanded[2]} caches the keys and values of every head, not the latent"
-        if any(isinstance(kind, (Mamba1, RgLru)) for kind in self.kinds):
+        if any(isinstance(kind, (Mamba1, RgLru)) for kind in self.request.kinds):
             yield "the recurrent state has the model's dtype"
 
     def notes(self) -> Iterator[str]:
         """What a reader must know."""
-        stored = [cached_kind(kind, self.request) for kind in self.kinds]
+        stored = [cached_kind(kind, self.request) for kind in self.request.kinds]
         windows = [kind.window for kind in stored if isinstance(kind, SlidingWindow)]
         chunk = min(self.request.context_tokens - 1, self.engine.prefill_step_size)
         if windows and self.request.context_tokens > max(windows):

@@ -5,23 +5,25 @@ One model, one engine and one placement in; a FitResult out. Everything is pure:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
-from kvplan.core.budget import BudgetingEngine, BudgetRequest, RankBudget
+from kvplan.core.budget import BudgetingEngine, BudgetRequest
 from kvplan.core.engine import Allocation, Engine, EngineRequest
 from kvplan.core.errors import DoesNotFitError, UnsupportedError, UsageError
 from kvplan.core.fit import FitRequest, FitResult
 from kvplan.core.geometry import check_formats, group_kinds, place_layers
 from kvplan.core.model import Model, WeightsOnDisk
-from kvplan.core.search import last_true
+from kvplan.core.search import largest
 from kvplan.core.units import format_count
 from kvplan.core.weights import get_weight_format
 from kvplan.planning.calibrate import calibrate_budget
 from kvplan.planning.request import has_encoder
 from kvplan.planning.size import counted_layers, engine_request, split_stages
 from kvplan.specs.calibration import Correction
+
+MOST_SEQUENCES = 1 << 20
+"""More requests at once are not tried."""
 
 DEFAULT_LONGEST = 1 << 20
 """Contexts are not tried beyond this where the model states no maximum."""
@@ -129,6 +131,7 @@ def _largest_context(engine: Engine, request: EngineRequest, available: int) -> 
     """The longest single request that the engine would start for; 0 where none."""
 
     def starts(tokens: int) -> bool:
+        """Whether the engine starts for requests of this length."""
         settings = replace(request.settings, max_model_len=tokens, kv_memory_bytes=available)
         try:
             engine.allocate(replace(request, context_tokens=tokens, sequences=1, settings=settings))
@@ -137,28 +140,18 @@ def _largest_context(engine: Engine, request: EngineRequest, available: int) -> 
         return True
 
     longest = request.facts.max_context_tokens or DEFAULT_LONGEST
-    return _most(starts, longest)
+    return largest(starts, longest)
 
 
 def _largest_concurrency(engine: Engine, request: EngineRequest, available: int) -> int:
     """Requests of the asked context that one replica holds at once; no more than the engine runs together."""
 
     def held(sequences: int) -> bool:
+        """Whether so many fit; an engine that runs fewer at once refuses."""
         try:
             allocation = engine.allocate(replace(without_memory(request), sequences=sequences))
         except (UnsupportedError, UsageError):
             return False
         return max(rank.allocated_bytes for rank in allocation.stages) <= available
 
-    return _most(held, 1 << 20)
-
-
-def _most(holds: Callable[[int], bool], limit: int) -> int:
-    """The largest number up to ``limit`` for which it holds; 0 where it does not hold for 1."""
-    most = last_true(holds, limit)
-    return limit if most is None else most
-
-
-def fullest(budgets: tuple[RankBudget, ...]) -> RankBudget:
-    """The rank with the least memory left for its cache."""
-    return min(budgets, key=lambda budget: budget.kv_cache.size_bytes - budget.missing_bytes)
+    return largest(held, MOST_SEQUENCES)

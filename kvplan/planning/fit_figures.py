@@ -52,7 +52,7 @@ def _choices(result: FitResult, engine: Engine) -> list[tuple[str, CacheChoice]]
 
 def _points(result: FitResult, choice: CacheChoice, engine: Engine, contexts: list[int]) -> Iterator[tuple[int, int]]:
     """(context tokens, bytes of a rank: weights, overhead and cache)."""
-    budget = min(result.budgets, key=lambda entry: entry.kv_cache.size_bytes)
+    budget = result.fullest
     fixed = sum(getattr(budget, name).size_bytes for name in ("weights", "activation", "cuda_graph", "non_torch"))
     size = replace(result.request.size, choice=choice)
     asked = build_budget_request(result.model, replace(result.request, size=size), engine).allocation

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kvplan.core.budget import RankBudget
 from kvplan.core.errors import UsageError
 from kvplan.core.fit import FitResult
 from kvplan.core.measured import MeasuredStart
@@ -119,7 +118,7 @@ def measured_fields(start: MeasuredStart) -> dict[str, int | float | None]:
 
 def predicted_fields(result: FitResult) -> dict[str, int | float | None]:
     """The same figures as predicted, of the fullest rank."""
-    budget: RankBudget = min(result.budgets, key=lambda entry: entry.kv_cache.size_bytes)
+    budget = result.fullest
     figures: dict[str, int | float | None] = {f"{name}_bytes": getattr(budget, name).size_bytes for name in MEASURED}
     capacity = result.capacity
     figures["capacity_tokens"] = capacity.capacity_tokens if capacity else None

@@ -61,6 +61,7 @@ def ample_blocks(
         return enough
 
     def suffices(num_blocks: int) -> bool:
+        """Whether a pool of so many blocks leaves nothing waiting for memory."""
         run = _Replay(replace(pool, num_blocks=num_blocks), speed, hash_block_tokens, give_up=True)
         run.run(requests)
         return not run.short
@@ -384,6 +385,7 @@ def _quantiles(weights: Mapping[int, int], unit: float = 1) -> Quantiles:
         return Quantiles(p50=0, p90=0, p99=0, peak=0, mean=0)
 
     def rank(percent: int) -> float:
+        """The value of the nearest rank."""
         return values[bisect_left(ranks, -(-percent * ranks[-1] // 100))] * unit
 
     mean = sum(value * weight for value, weight in weights.items()) / ranks[-1]

@@ -113,6 +113,7 @@ def _longest_context(result: FitResult, engine: Engine, unit: int) -> int:
     """In whole units; 0 where not even one fits."""
 
     def holds(units: int) -> bool:
+        """Whether the asked requests fit with so many units of context."""
         return _fits(result, engine, _shorter(result, units * unit))
 
     return unit * (last_true(holds, cdiv(result.request.size.context_tokens, unit)) or 0)

@@ -13,7 +13,7 @@ Curves = Sequence[tuple[str, Sequence[tuple[int, int]]]]
 
 def curve_figure(result: FitResult, curves: Curves) -> CurveFigure:
     """Memory of a rank against the context of the asked requests, one line for each cache format."""
-    budget = min(result.budgets, key=lambda entry: entry.kv_cache.size_bytes)
+    budget = result.fullest
     requests = result.request.size.concurrency
     return CurveFigure(
         title=f"{result.model.name}: memory of a rank by context",

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+from kvplan.reports import to_table
 
 Run = Callable[..., Any]
 GIB = 1 << 30
@@ -97,11 +100,13 @@ def test_a_suggestion_fits_when_it_is_taken(kvplan: Run) -> None:
     assert fit(kvplan, *words, *taken["option"].split())["fits"] is True
 
 
-def test_the_table_fits_80_columns_and_ends_in_a_verdict(kvplan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = kvplan("fit", "-m", "llama-3.1-8b", "--gpu", "h100", "--ctx", "8k", "-n", "16").out
-    assert "Fits: " in out
-    assert "KV cache" in out
-    assert max(map(len, out.splitlines())) <= 100
+def test_tables_fit_80_columns_with_and_without_suggestions(kvplan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_table, "stdout_console", lambda: Console(width=80, highlight=False, color_system=None))
+    for model, verdict in (("llama-3.1-8b", "Fits: "), ("llama-70b", "Does not start")):
+        out = kvplan("fit", "-m", model, "--gpu", "h100", "--ctx", "8k", "-n", "16").out
+        assert verdict in out
+        assert "KV cache" in out
+        assert max(map(len, out.splitlines())) <= 80, out
 
 
 def test_explain_writes_every_line_as_an_equation(kvplan: Run) -> None:

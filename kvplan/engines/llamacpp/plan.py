@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from kvplan.core.engine import EngineRequest, GroupAllocation, RankAllocation, Stage
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import PlacedKind, group_kinds
+from kvplan.core.search import largest
 from kvplan.engines.llamacpp.architectures import (
     CACHE_PER_ENCODER_LAYER,
     KEEPS_ROLLBACK_STATES,
@@ -191,12 +191,13 @@ def read_capacity(devices: tuple[Device, ...], slots: Slots, sequence_tokens: in
     """The longest context of ``slots.sequences``, and the most sequences of ``sequence_tokens``, in such a memory."""
 
     def fits(sequences: int, tokens: int) -> bool:
+        """Whether every device holds its share."""
         changed = replace_slots(slots, sequences, tokens)
         return all(device_bytes(device, changed) <= memory_bytes for device in devices)
 
     most = _MOST_CELLS // slots.sequences // CELL_MULTIPLE
-    blocks = _largest(most, lambda count: fits(slots.sequences, count * CELL_MULTIPLE))
-    sequences = _largest(MAX_SEQUENCES, lambda count: fits(count, sequence_tokens))
+    blocks = largest(lambda count: fits(slots.sequences, count * CELL_MULTIPLE), most)
+    sequences = largest(lambda count: fits(count, sequence_tokens), MAX_SEQUENCES)
     return Capacity(cells=None if blocks == most else blocks * CELL_MULTIPLE, sequences=sequences)
 
 
@@ -209,12 +210,3 @@ def replace_slots(slots: Slots, sequences: int, tokens: int) -> Slots:
         swa_full=slots.swa_full,
         ubatch=slots.ubatch,
     )
-
-
-def _largest(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest count up to ``limit`` that fits, 0 if not even one does; more never fits where less does not."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low

@@ -80,10 +80,12 @@ def _moments(question: CacheQuestion) -> Iterator[str]:
     ranks = [hold_stage(stage, question) for stage in question.request.stages]
 
     def most(bytes_of: Callable[[Held], int]) -> int:
+        """Of all layers of the fullest rank and all sequences."""
         fullest = max(sum(bytes_of(held) * count for held, count in rank.items()) for rank in ranks)
         return question.request.sequences * fullest
 
     def largest(bytes_of: Callable[[Held], int]) -> int:
+        """Of the largest layer and all sequences."""
         return question.request.sequences * max((bytes_of(held) for rank in ranks for held in rank), default=0)
 
     if viewed := most(lambda held: held.viewed_bytes):

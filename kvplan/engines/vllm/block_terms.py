@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvplan.core.search import last_true
 from kvplan.core.units import MAX_TOKENS
 from kvplan.core.workload import BlockTerm
 from kvplan.engines.vllm.groups import Group
@@ -25,10 +26,4 @@ def block_term(group: Group, run: Run) -> BlockTerm:
 
 def _block_tokens(group: Group, first: int, run: Run) -> int | None:
     """The longest request that takes no more blocks than one token does; None where no request ever does."""
-    low, high = 1, MAX_TOKENS
-    if group.blocks(high, run) == first:
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if group.blocks(middle, run) == first else (low, middle)
-    return low
+    return last_true(lambda tokens: group.blocks(max(tokens, 1), run) == first)

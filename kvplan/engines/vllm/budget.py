@@ -110,7 +110,8 @@ def _budget(
     requested = math.ceil(memory * utilization)
     line = weights_line(weights, sum(entry.bytes for entry in besides))
     found = overhead(run)
-    share, certainty = found.expected_error_bytes, found.certainty
+    graphs, outside = found.cuda_graph_error_bytes, found.non_torch_error_bytes
+    share, certainty = found.expected_error_bytes - graphs - outside, found.certainty
     guess: tuple[str, ...] = ()
     if request.architecture.widths is None:
         share, certainty = share + int(found.activation_bytes * GUESSED_ERROR), "estimate"
@@ -127,7 +128,7 @@ def _budget(
         requested_bytes=requested,
         weights=line,
         activation=BudgetLine(size_bytes=found.activation_bytes, certainty=certainty, error_bytes=share),
-        cuda_graph=BudgetLine(size_bytes=found.cuda_graph_bytes, certainty="estimate"),
-        non_torch=BudgetLine(size_bytes=found.non_torch_bytes, certainty="estimate"),
+        cuda_graph=BudgetLine(size_bytes=found.cuda_graph_bytes, certainty="estimate", error_bytes=graphs),
+        non_torch=BudgetLine(size_bytes=found.non_torch_bytes, certainty="estimate", error_bytes=outside),
         explanation=lines,
     )

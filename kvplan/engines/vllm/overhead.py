@@ -46,6 +46,8 @@ def overhead(run: ProfileRun) -> Overhead:
         captured_graph_bytes=graphs.captured,
         certainty="rule" if certain else "estimate",
         expected_error_bytes=_activation_error(highest) + graphs.error + outside_error,
+        cuda_graph_error_bytes=graphs.error,
+        non_torch_error_bytes=outside_error,
         lines=(
             _batch_line(run),
             *phase_lines(found),
