@@ -12,6 +12,7 @@ from kvplan.cli.accelerators import list_accelerators, show_accelerator
 from kvplan.cli.fit import fit
 from kvplan.cli.models import check, import_model, list_models, show
 from kvplan.cli.options import Option
+from kvplan.cli.recommend import recommend
 from kvplan.cli.size import size
 
 app = typer.Typer(
@@ -66,6 +67,7 @@ def root(
 
 app.command("size")(with_typer_options(size))
 app.command("fit")(with_typer_options(fit))
+app.command("recommend")(with_typer_options(recommend))
 app.add_typer(models, name="models")
 for name, command in (("list", list_models), ("show", show), ("import", import_model), ("check", check)):
     models.command(name)(with_typer_options(command))

@@ -123,6 +123,17 @@ OptionalDecodeTimeOption = Annotated[str | None, option("--decode-time", help="S
 PlotOption = Annotated[
     str | None, option("--plot", help="Draw memory against context and the budget: FILE.svg, .png, .html, or -.")
 ]
+TaskOption = Annotated[str, option("--task", help="What is served: chat, reasoning, retrieval, code or batch.")]
+QualityOption = Annotated[str, option("--quality", help="How much quality may cost: strict, normal or relaxed.")]
+OutputTokensOption = Annotated[
+    str | None, option("--output-tokens", help="Tokens of the context that are generated; else at most 1024.")
+]
+SharedPrefixesOption = Annotated[
+    bool, option("--shared-prefixes", help="Requests repeat prefixes: turns of a chat, agents, one system prompt.")
+]
+EmitOption = Annotated[
+    str | None, option("--emit", help="Print the launch line alone: vllm, sglang, trtllm, llamacpp, ollama, k8s, …")
+]
 CheckOption = Annotated[bool, option("--check", help="Exit with 3 when it does not fit: a guard before a download.")]
 FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
 JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]

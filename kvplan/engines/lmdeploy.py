@@ -87,6 +87,7 @@ _WORDS: Mapping[str, str] = {
     "turbo_quant": "turbo_quant",
     "42": "turbo_quant",
 }
+_PARALLEL = ("tp",)
 _KINDS = (FullAttention, SlidingWindow, ChunkedLocal, Latent, IndexKeys, GatedDeltaNet)
 
 
@@ -126,7 +127,7 @@ class LmDeploy:
             ),
         )
         refuse_policy(request, self.name, "quantize the cache instead: --kv-dtype int8, int4 or fp8")
-        refuse_parallel(request, self.name, ("tp",))
+        refuse_parallel(request, self.name, _PARALLEL)
         plan = _Plan(engine=self, request=request)
         plan.check()
         return plan.fill(plan.answer(plan.rank()))
@@ -142,8 +143,9 @@ class LmDeploy:
     def budget(self, request: BudgetRequest) -> tuple[RankBudget, ...]:
         """Weights, the reserve for logits, state slots, and ``cache_max_entry_count`` of what they leave.
 
-        Raises UnsupportedError where the model's weights are not known.
+        Raises UnsupportedError where the model's weights are not known, or for parallel sizes that it does not have.
         """
+        refuse_parallel(request.allocation, self.name, _PARALLEL)
         plan = _Plan(engine=self, request=request.allocation)
         memory, runtime = request.accelerator.memory_bytes, runtime_line(request.allocation.parallel.tp)
         fraction, slots = request.memory_utilization or CACHE_FRACTION, plan.slots * plan.slot_bytes()

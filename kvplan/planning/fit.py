@@ -43,7 +43,8 @@ def fit_model(model: Model, request: FitRequest, engine: Engine, correction: Cor
     available = min(budget.kv_cache.size_bytes for budget in budgets)
     missing = max(budget.missing_bytes for budget in budgets)
     capacity, refusal = (None, None) if missing else _capacity(engine, asked, available)
-    most = _largest_concurrency(engine, asked, available)
+    each = max(rank.sequence_bytes for rank in needed.stages)
+    most = _largest_concurrency(engine, asked, available, available // each if each else None)
     return FitResult(
         model=model,
         request=request,
@@ -143,7 +144,7 @@ def _largest_context(engine: Engine, request: EngineRequest, available: int) -> 
     return largest(starts, longest)
 
 
-def _largest_concurrency(engine: Engine, request: EngineRequest, available: int) -> int:
+def _largest_concurrency(engine: Engine, request: EngineRequest, available: int, guess: int | None) -> int:
     """Requests of the asked context that one replica holds at once; no more than the engine runs together."""
 
     def held(sequences: int) -> bool:
@@ -154,4 +155,4 @@ def _largest_concurrency(engine: Engine, request: EngineRequest, available: int)
             return False
         return max(rank.allocated_bytes for rank in allocation.stages) <= available
 
-    return largest(held, MOST_SEQUENCES)
+    return largest(held, MOST_SEQUENCES, guess)

