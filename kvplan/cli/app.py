@@ -14,6 +14,7 @@ from kvplan.cli.models import check, import_model, list_models, show
 from kvplan.cli.options import Option
 from kvplan.cli.recommend import recommend
 from kvplan.cli.size import size
+from kvplan.cli.verify import verify
 
 app = typer.Typer(
     name="kvplan",
@@ -68,6 +69,7 @@ def root(
 app.command("size")(with_typer_options(size))
 app.command("fit")(with_typer_options(fit))
 app.command("recommend")(with_typer_options(recommend))
+app.command("verify")(with_typer_options(verify))
 app.add_typer(models, name="models")
 for name, command in (("list", list_models), ("show", show), ("import", import_model), ("check", check)):
     models.command(name)(with_typer_options(command))

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvplan.cli.options import (
     AttentionBackendOption,
@@ -46,6 +46,7 @@ from kvplan.cli.options import (
     TraceOption,
     UsageOption,
     UtilizationOption,
+    VerifyOption,
     WeightsOption,
     chosen_format,
 )
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from kvplan.core.engine import Engine
     from kvplan.core.fit import FitResult
     from kvplan.core.measured import MeasuredStart
+    from kvplan.core.verification import Verification
     from kvplan.planning.fit_request import FitWords
     from kvplan.planning.suggestion import Suggestion
     from kvplan.planning.workload_fit import WorkloadFit
@@ -63,7 +65,10 @@ DOES_NOT_FIT = 3
 
 
 class Extras(NamedTuple):
-    """What is asked besides one placement; ``speeds`` are rate, prefill rate and decode time in words."""
+    """What is asked besides one placement; ``speeds`` are rate, prefill rate and decode time in words.
+
+    ``verify`` are the options that were given, where the answer is to be checked.
+    """
 
     search: bool
     from_log: str | None
@@ -72,6 +77,7 @@ class Extras(NamedTuple):
     distribution: str | None
     speeds: tuple[str | None, ...]
     plot: str | None
+    verify: dict[str, str] | None
 
 
 class Answer(NamedTuple):
@@ -83,6 +89,7 @@ class Answer(NamedTuple):
     start: "MeasuredStart | None"
     workload: "WorkloadFit | None"
     notes: tuple[str, ...]
+    verified: "tuple[Verification, ...]" = ()
 
 
 class Output(NamedTuple):
@@ -131,17 +138,30 @@ def fit(
     prefill_rate: OptionalPrefillRateOption = None,
     decode_time: OptionalDecodeTimeOption = None,
     plot: PlotOption = None,
+    verify: VerifyOption = False,
     check: CheckOption = False,
     explain: ExplainOption = False,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
 ) -> None:
     """Will it start on this hardware, how much does it hold, and where does every byte go?"""
+    given = dict(locals())
     from kvplan.planning.fit_request import FitWords
 
-    stated = {name: value for name, value in locals().items() if name in FitWords.__annotations__}
-    extras = Extras(search, from_log, calibration, trace, distribution, (rate, prefill_rate, decode_time), plot)
+    stated = {name: value for name, value in given.items() if name in FitWords.__annotations__}
+    speeds = (rate, prefill_rate, decode_time)
+    asked = _asked(given) if verify else None
+    extras = Extras(search, from_log, calibration, trace, distribution, speeds, plot, asked)
     _answer(FitWords(**stated), extras, Output(chosen_format(output, as_json), explain, check))
+
+
+def _asked(given: dict[str, Any]) -> dict[str, str]:
+    """The options in words that ``kvplan verify`` has too."""
+    from kvplan.cli.verify import verify
+    from kvplan.cli.verify_run import stated_options
+
+    known = {name.replace("_", "-") for name in verify.__annotations__}
+    return {name: text for name, text in stated_options(fit, given).items() if name in known}
 
 
 def _answer(words: "FitWords", extras: Extras, output: Output) -> None:
@@ -151,16 +171,28 @@ def _answer(words: "FitWords", extras: Extras, output: Output) -> None:
         check_plot_path(extras.plot)
     if extras.search:
         from kvplan.cli.fit_search import search
+        from kvplan.core.errors import UsageError
+
+        if extras.verify is not None:
+            raise UsageError("--verify checks one placement, and --search finds many", "leave one of them out")
 
         if not search(words, output) and output.check:
             sys.exit(DOES_NOT_FIT)
         return
     answer = _fit(words, extras)
+    if extras.verify is not None:
+        from kvplan.cli.verify_run import verify_fit
+
+        answer = answer._replace(verified=(verify_fit(answer.result, answer.engine, extras.verify),))
     _write(answer, output)
     if extras.plot is not None:
         from kvplan.cli.fit_extras import draw
 
         draw(answer.result, answer.engine, extras.plot)
+    if answer.verified:
+        from kvplan.cli.verify_output import exit_on_mismatch
+
+        exit_on_mismatch(answer.verified)
     if output.check and not answer.result.fits:
         sys.exit(DOES_NOT_FIT)
 
@@ -220,6 +252,10 @@ def _write(answer: Answer, output: Output) -> None:
         from kvplan.reports.fit_rows import fit_lines
 
         print("\n" + "\n".join(fit_lines(answer.result)))
+    if answer.verified and output.output is not OutputFormat.csv:
+        from kvplan.cli.verify_output import print_verifications
+
+        print_verifications(answer.verified, output.output is OutputFormat.markdown)
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)
 
@@ -252,4 +288,8 @@ def _write_json(answer: Answer, explain: bool) -> None:
         fields["workload"] = workload_fields(answer.workload)
     if explain:
         fields["explanation"] = list(fit_lines(answer.result))
+    for found in answer.verified:
+        from kvplan.reports.verify_json import verify_fields
+
+        fields["verify"] = verify_fields(found)
     print(render_success("fit", fields, answer.notes))

@@ -138,6 +138,54 @@ CheckOption = Annotated[bool, option("--check", help="Exit with 3 when it does n
 FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
 JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]
 ExplainOption = Annotated[bool, option("--explain", help="Write out the equations and their sources.")]
+DeviceOption = Annotated[str, option("--device", help="Where checks run: auto, cuda, cuda:1, cpu or mps.")]
+FrontierOption = Annotated[
+    bool, option("--frontier", help="Allocate the most that fits beside the weights, and one block too many.")
+]
+AgainstOption = Annotated[
+    str | None,
+    option("--against", help="Start real engines and ask them: vllm, llamacpp, sglang, or several by commas."),
+]
+EnginePythonOption = Annotated[
+    str | None, option("--engine-python", help="The Python that has the engine, if it is not this one.")
+]
+ReportOption = Annotated[str | None, option("--report", help="Write a report for a ticket: FILE.json or FILE.md.")]
+DiffOption = Annotated[
+    list[str] | None, option("--diff", help="What changed since an earlier report; given twice, between the two.")
+]
+VerifyOption = Annotated[bool, option("--verify", help="Check the answer on this machine: kvplan verify for it.")]
+EvaluatedModelOption = Annotated[
+    str | None, option("--model", "-m", help="Folder of a transformers model, or its Hub id.")
+]
+MethodsOption = Annotated[
+    str | None,
+    option("--methods", help="Formats, policies or both: int8,int4,window:1024,sinks=4,int8+snapkv:keep=0.5."),
+]
+TasksOption = Annotated[str, option("--tasks", help="perplexity, needle, qa, latency, memory; several by commas.")]
+TextOption = Annotated[str | None, option("--text", help="Text whose perplexity is measured; else text of its own.")]
+QuestionsOption = Annotated[
+    str | None, option("--questions", help="Questions as JSONL: prompt and answer, choices where there are some.")
+]
+DtypeOption = Annotated[str, option("--dtype", help="What the model computes in: auto, float32, bfloat16, float16.")]
+DemoOption = Annotated[bool, option("--demo", help="Evaluate the small model that comes with kvplan.")]
+ThresholdsOption = Annotated[str | None, option("--thresholds", help="Gates of your own: FILE.yaml.")]
+ResultsOption = Annotated[
+    str | None, option("--results", help="Keep every sample in FILE.jsonl: a run that was stopped goes on from there.")
+]
+EvaluationPlotOption = Annotated[
+    str | None, option("--plot", help="Draw needles and quality against memory: FILE.svg, .png, .html, or -.")
+]
+PressOption = Annotated[
+    list[str] | None, option("--press", help="A kvpress method beside the others: SnapKVPress:0.5; repeat for more.")
+]
+SeedOption = Annotated[int, option("--seed", help="Decides texts, needles and questions.")]
+SamplesOption = Annotated[int | None, option("--samples", help="Samples of each task; more narrow the intervals.")]
+QuestionAwareOption = Annotated[
+    str, option("--question-aware", help="on: tokens are dropped after the question was read; off: before.")
+]
+EvidenceOption = Annotated[
+    str | None, option("--evidence", help="Measured quality of this model, from kvplan evaluate --json.")
+]
 
 
 def chosen_format(output: OutputFormat, as_json: bool) -> OutputFormat:

@@ -10,6 +10,7 @@ from kvplan.cli.options import (
     DcpOption,
     EmitOption,
     EngineOption,
+    EvidenceOption,
     ExpertParallelOption,
     ExplainOption,
     FittedModelOption,
@@ -37,6 +38,8 @@ from kvplan.cli.options import (
 
 if TYPE_CHECKING:
     from kvplan.core.launch import Launch
+    from kvplan.core.model import Model
+    from kvplan.planning.evidence import Evidence
     from kvplan.planning.fit_request import FitWords
     from kvplan.planning.recommend_case import Wishes
     from kvplan.planning.recommendation import Recommendation
@@ -62,6 +65,7 @@ def recommend(
     quality: QualityOption = "normal",
     output_tokens: OutputTokensOption = None,
     shared_prefixes: SharedPrefixesOption = False,
+    evidence: EvidenceOption = None,
     tp: OptionalTpOption = None,
     pp: OptionalPpOption = None,
     dp: OptionalDpOption = None,
@@ -95,7 +99,7 @@ def recommend(
             if model is None:
                 _write_matrix(written)
             words = ask(words, asks_concurrency=not concurrency)
-    _answer(words, wishes, written)
+    _answer(words, wishes, evidence, written)
 
 
 def _engine(engine: str, emit: str | None) -> str:
@@ -119,7 +123,7 @@ def _wishes(task: str, quality: str, output_tokens: str | None, shared_prefixes:
     )
 
 
-def _answer(words: "FitWords", wishes: "Wishes", written: Output) -> None:
+def _answer(words: "FitWords", wishes: "Wishes", evidence: str | None, written: Output) -> None:
     from kvplan.core.errors import UsageError
     from kvplan.engines import get_engine
     from kvplan.launchers import default_target, launch
@@ -133,10 +137,42 @@ def _answer(words: "FitWords", wishes: "Wishes", written: Output) -> None:
         raise UsageError("--model is missing", "name a model, or leave everything out to see the decision matrix")
     model, engine = resolve_model(words.model), get_engine(words.engine)
     target = written.emit or default_target(words.engine)
-    answer = advise(model, build_fit_request(model, words, engine), engine, wishes, load_advice())
+    measured = read_evidence(evidence, model) if evidence is not None else None
+    answer = advise(model, build_fit_request(model, words, engine), engine, wishes, load_advice(), measured)
     host_bytes = answer.measures[0].host_bytes if answer.measures else 0
     start = launch(target, plan_launch(answer.final, engine, answer.chosen.option.word, host_bytes))
     _write(answer, start, written)
+
+
+def read_evidence(path: str, model: "Model") -> "Evidence":
+    """What was measured on this model. Raises FileError, and UsageError for an evaluation of another model."""
+    from pathlib import Path
+
+    from kvplan.core.errors import UsageError
+    from kvplan.planning.evidence import read_as_evidence
+    from kvplan.specs.evidence import read_evaluation
+
+    evaluation = read_evaluation(Path(path).expanduser())
+    if _is_other_model(evaluation.model, model):
+        hint = "evaluate this model, or ask about the one that was evaluated"
+        raise UsageError(f"--evidence {path} was measured on {evaluation.model}, not on {model.name}", hint)
+    measured = read_as_evidence(evaluation, path, model.dtype)
+    if measured.left_aside:
+        print(f"note: {path}: no engine's choice, so not weighed: {'; '.join(measured.left_aside)}", file=sys.stderr)
+    return measured
+
+
+def _is_other_model(name: str, model: "Model") -> bool:
+    """Whether the evaluated model has other layers than the one asked about; where neither can be read, other names."""
+    from kvplan.core.errors import KvplanError
+    from kvplan.specs.reference import resolve_model
+
+    if name.rpartition("/")[2].lower() in {known.rpartition("/")[2].lower() for known in (model.name, *model.aliases)}:
+        return False
+    try:
+        return resolve_model(name).architecture.layers != model.architecture.layers
+    except KvplanError:
+        return True
 
 
 def _write_matrix(written: Output) -> None:

@@ -4,7 +4,8 @@ Annotations are not postponed here: ``quick_start`` and typer read them, and wou
 """
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kvplan.cli.options import (
     AttentionBackendOption,
@@ -33,6 +34,7 @@ from kvplan.cli.options import (
     SkipLayersOption,
     SpeculativeTokensOption,
     TpOption,
+    VerifyOption,
     WeightsOption,
     chosen_format,
 )
@@ -40,6 +42,7 @@ from kvplan.cli.options import (
 if TYPE_CHECKING:
     from kvplan.core.model import Model
     from kvplan.core.request import SizeResult
+    from kvplan.core.verification import Verification
     from kvplan.planning.compare import EngineComparison, Refusal
     from kvplan.planning.request import RequestWords
 
@@ -71,40 +74,55 @@ def size(
     attention_backend: AttentionBackendOption = None,
     no_prefix_caching: NoPrefixCachingOption = False,
     num_speculative_tokens: SpeculativeTokensOption = None,
+    verify: VerifyOption = False,
     explain: ExplainOption = False,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
 ) -> None:
     """How large is the KV cache of a model at a context: exact bytes, by kind of layer."""
+    given = dict(locals())
+    engines = engine or ["none"]
+    answer = _size_all(model, ctx, read_words(given), engines, weights)
+    output = chosen_format(output, as_json)
+    if not verify:
+        _write(answer, output, explain, engines[0])
+        return
+    from kvplan.cli.verify_output import exit_on_mismatch
+    from kvplan.cli.verify_run import stated_options, verify_requests
+
+    found = verify_requests(answer.results, stated_options(size, given))
+    _write(answer, output, explain, engines[0], found)
+    exit_on_mismatch(found)
+
+
+def read_words(given: Mapping[str, Any]) -> "RequestWords":
+    """The request that a command's options describe, by their names. Raises UsageError or UnknownNameError."""
     from kvplan.core.parallel import Parallel
     from kvplan.planning.request import RequestWords
     from kvplan.planning.settings import SettingWords, read_settings
 
-    words = RequestWords(
-        concurrency=concurrency,
-        kv_dtype=kv_dtype,
-        policy=policy,
-        skip_layers=kv_dtype_skip_layers,
-        encoder_tokens=encoder_tokens,
-        include_draft=mtp,
-        parallel=Parallel(tp=tp, pp=pp, dp=dp, dcp=dcp),
+    return RequestWords(
+        concurrency=given["concurrency"],
+        kv_dtype=given["kv_dtype"],
+        policy=given["policy"],
+        skip_layers=given["kv_dtype_skip_layers"],
+        encoder_tokens=given["encoder_tokens"],
+        include_draft=given["mtp"],
+        parallel=Parallel(tp=given["tp"], pp=given["pp"], dp=given["dp"], dcp=given["dcp"]),
         settings=read_settings(
             SettingWords(
-                gpu=gpu,
-                kv_memory=kv_memory,
-                block_size=block_size,
-                attention_backend=attention_backend,
-                prefix_caching=False if no_prefix_caching else None,
-                max_model_len=max_model_len,
-                max_num_batched_tokens=max_num_batched_tokens,
-                max_num_seqs=max_num_seqs,
-                num_speculative_tokens=num_speculative_tokens,
+                gpu=given["gpu"],
+                kv_memory=given["kv_memory"],
+                block_size=given["block_size"],
+                attention_backend=given["attention_backend"],
+                prefix_caching=False if given["no_prefix_caching"] else None,
+                max_model_len=given["max_model_len"],
+                max_num_batched_tokens=given["max_num_batched_tokens"],
+                max_num_seqs=given["max_num_seqs"],
+                num_speculative_tokens=given["num_speculative_tokens"],
             )
         ),
     )
-    engines = engine or ["none"]
-    answer = _size_all(model, ctx, words, engines, weights)
-    _write(answer, chosen_format(output, as_json), explain, engines[0])
 
 
 def _size_all(
@@ -150,9 +168,15 @@ def _split(text: str) -> list[str]:
     return [text] if thousands and len(pieces[0]) <= 3 else [piece for piece in pieces if piece]
 
 
-def _write(answer: "EngineComparison", output: OutputFormat, explain: bool, engine: str) -> None:
+def _write(
+    answer: "EngineComparison",
+    output: OutputFormat,
+    explain: bool,
+    engine: str,
+    verified: "Sequence[Verification]" = (),
+) -> None:
     if output is OutputFormat.json:
-        _write_json(answer, explain)
+        _write_json(answer, explain, verified)
         return
     if output is OutputFormat.csv:
         from kvplan.reports.to_csv import size_csv
@@ -166,11 +190,15 @@ def _write(answer: "EngineComparison", output: OutputFormat, explain: bool, engi
         _write_table(answer, engine)
     if explain:
         _write_explanation(answer)
+    if verified and output is not OutputFormat.csv:
+        from kvplan.cli.verify_output import print_verifications
+
+        print_verifications(verified, output is OutputFormat.markdown)
     for warning in _warnings(answer):
         print(f"note: {warning}", file=sys.stderr)
 
 
-def _write_json(answer: "EngineComparison", explain: bool) -> None:
+def _write_json(answer: "EngineComparison", explain: bool, verified: "Sequence[Verification]") -> None:
     from kvplan.reports.to_json import refusal_fields, render_success, size_fields
 
     fields = [size_fields(result) for result in answer.results]
@@ -179,6 +207,11 @@ def _write_json(answer: "EngineComparison", explain: bool) -> None:
 
         for entry, result in zip(fields, answer.results):
             entry["explanation"] = explain_size(result)
+    if verified:
+        from kvplan.reports.verify_json import verify_fields
+
+        for entry, found in zip(fields, verified):
+            entry["verify"] = verify_fields(found)
     if len(fields) == 1:
         print(render_success("size", fields[0], _warnings(answer)))
         return

@@ -47,6 +47,13 @@ class DoesNotFitError(KvplanError):
     code = "does_not_fit"
 
 
+class EvaluationError(KvplanError):
+    """A measurement that cannot be trusted: what it should measure does not reach what it reads."""
+
+    code = "evaluation"
+    exit_code = 4
+
+
 class FileError(KvplanError):
     """A file that cannot be read as what it should be."""
 

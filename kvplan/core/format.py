@@ -84,6 +84,12 @@ class RowFormat:
                 "choose a format without blocks of that size, such as fp8 or int8",
             )
 
+    def part_format(self, part: Part) -> RowFormat:
+        """The layout of the part's rows: this one, with the scales of index keys as scales of groups of 128."""
+        if part.name != "index" or not self.index_scale_bytes:
+            return self
+        return replace(self, scale_bytes=self.index_scale_bytes, scale_group=128, index_scale_bytes=0)
+
     def one_row_bytes(self, part: Part) -> int:
         """Bytes of one head's row."""
         scales = cdiv(part.width, self.scale_group) if self.scale_group else 1

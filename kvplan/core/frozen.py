@@ -24,7 +24,7 @@ else:
             cls = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
             fields = dataclasses.fields(cls)
             cls._names = tuple(field.name for field in fields)
-            cls._positional = () if kw_only else cls._names
+            cls._positional = tuple(field.name for field in fields if not field.kw_only)
             cls._defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
             cls._factories = {f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING}
             cls._compared = tuple(f.name for f in fields if f.compare)

@@ -34,6 +34,7 @@ class QualityRow:
     ``loss_ratio``  change for the worse relative to the baseline: 0.02 is 2% worse, negative is better. None where
                     the source gives words alone, which ``note`` has
     ``outdated``    of a release that has since been mended: shown, never chosen
+    ``measured``    by the user, on the model that is asked about: goes before everything published
     ``recalled``    taken from memory of the source and not read again: never the only support of an advice
     """
 
@@ -54,6 +55,7 @@ class QualityRow:
     vendor_claim: bool = False
     outdated: bool = False
     recalled: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class QualityMatch:
     def brief(self) -> str:
         """Change, metric and model alone."""
         change = "words alone" if self.row.loss_ratio is None else self._change
-        return f"{change} {self.row.metric}, {self.row.model}"
+        return f"{change} {self.row.metric}, {'measured' if self.row.measured else self.row.model}"
 
     @property
     def _change(self) -> str:
@@ -94,7 +96,7 @@ class QualityMatch:
 def quality_for(rows: Iterable[QualityRow], name: str, task: str, family: str, engine: str = "") -> QualityMatch | None:
     """The figure of a format or policy most like the case; among equals the largest loss. None: nothing published.
 
-    Figures with numbers go before words, figures that were read before recalled ones, independent before vendors', then
+    Measured figures go before published ones, figures with numbers before words, figures that were read before recalled ones, independent before vendors', then
     the nearest task, the engine, the family, the loss.
     """
     found = [row for row in rows if name in row.names and not row.outdated]
@@ -103,7 +105,7 @@ def quality_for(rows: Iterable[QualityRow], name: str, task: str, family: str, e
     nearby = NEARBY_TASKS[task]
 
     def distance(row: QualityRow) -> tuple[float, ...]:
-        worth = (row.recalled, row.loss_ratio is None, row.vendor_claim)
+        worth = (not row.measured, row.recalled, row.loss_ratio is None, row.vendor_claim)
         return (*worth, nearby.index(row.task), row.engine != engine, row.family != family, -(row.loss_ratio or 0.0))
 
     row = min(found, key=distance)

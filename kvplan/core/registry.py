@@ -61,13 +61,16 @@ def split_call(text: str, what: str) -> tuple[str, list[str], dict[str, str]]:
 def configure(entry: Any, positional: list[str], options: Mapping[str, str], fixed: tuple[str, ...], what: str) -> Any:
     """A copy of a frozen dataclass with some fields set from text; fields in ``fixed`` are not options.
 
-    A field's default decides how its text is read: tokens for whole numbers, an exact ratio for fractions.
-    Positional values fill the fields in order. Raises UsageError on unknown options and impossible values.
+    A field's default decides how its text is read: tokens for whole numbers, an exact ratio for fractions; whether 0
+    is possible is for the entry to say. Values without a name fill the fields in order; where some fields are
+    keyword-only, they need their name. Raises UsageError on unknown options and impossible values.
     """
-    allowed = [item.name for item in dataclasses.fields(entry) if item.name not in fixed]
-    if len(positional) > len(allowed):
-        raise UsageError(f"{what} takes at most {len(allowed)} values", _options_hint(allowed))
-    given = dict(zip(allowed, positional))
+    items = [item for item in dataclasses.fields(entry) if item.name not in fixed]
+    allowed = [item.name for item in items]
+    nameless = [item.name for item in items if not item.kw_only] or allowed
+    if len(positional) > len(nameless):
+        raise UsageError(f"{what} takes at most {len(nameless)} values", _options_hint(allowed))
+    given = dict(zip(nameless, positional))
     for key, value in options.items():
         if key not in allowed:
             raise UsageError(f"{what} has no option {key!r}", _options_hint(allowed))
@@ -98,7 +101,7 @@ def _coerce(default: Any, text: str, what: str) -> Any:
             raise UsageError(f"{what} must be true or false, not {text!r}", f"write {what.rpartition(' ')[2]}=true")
         return text.lower() == "true"
     if isinstance(default, Fraction):
-        return parse_ratio(text, what)
+        return Fraction(0) if text == "0" else parse_ratio(text, what)
     if isinstance(default, int):
         return 0 if text == "0" else parse_tokens(text, what)
     return text

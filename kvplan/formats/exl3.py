@@ -37,6 +37,10 @@ class PackedGroups(GroupFormat):
                 "leave the cache in fp16",
             )
 
+    def quantized_rows(self, part: Part, rows: int) -> int:
+        """All of them, or none of a part that stays in 16 bits."""
+        return 0 if part.name in _FP16_PARTS else rows
+
     def stored_bytes(self, part: Part, rows: int) -> int:
         """Rows times the bytes of one, which is whole: 32 elements take 4 x bits bytes of codes and 2 of scale."""
         return int(rows * self.row_bytes(part))

@@ -61,6 +61,8 @@ def _cache_types(plan: LaunchPlan) -> tuple[str, str]:
 
 def _notes(plan: LaunchPlan) -> list[str]:
     length, slots = plan.max_model_len, plan.max_num_seqs
-    if length is None or slots is None or slots == 1:
-        return []
-    return [f"-c counts all slots together: {slots:,} x {length:,} tokens"]
+    shared = length is not None and slots is not None and slots > 1
+    notes = [f"-c counts all slots together: {slots:,} x {length:,} tokens"] if shared else []
+    if "gguf" not in plan.model.lower():
+        notes.append(f"-hf takes a repository of GGUF files: name one that was converted from {plan.model}")
+    return notes

@@ -16,14 +16,15 @@ from kvplan.core.fit import FitRequest, FitResult
 from kvplan.core.frozen import dataclass
 from kvplan.core.model import Model
 from kvplan.planning.cache_options import CacheOption, Refused, cache_options, native_option, with_native_layers
+from kvplan.planning.evidence import Evidence, remove_failed, with_measured_quality
 from kvplan.planning.recommend_case import Wishes, build_case, prompt_and_output
-from kvplan.planning.recommendation import Recommendation
+from kvplan.planning.recommendation import Recommendation, Rejected
 from kvplan.planning.rejections import differs_from_matrix, list_alternatives, reject, stored_names
 from kvplan.planning.step_estimate import prompt_seconds
 from kvplan.planning.suggest import fewer_requests, larger_share, offload
 from kvplan.planning.suggest_placement import placement_changes
 from kvplan.planning.suggestion import Suggestion
-from kvplan.planning.weigh import Scales, published_quality, weigh
+from kvplan.planning.weigh import Scales, known_quality, weigh
 from kvplan.specs.advice import Advice
 
 MEASURES: dict[str, tuple[Callable[[FitResult, Engine], Iterator[Suggestion]], ...]] = {
@@ -45,12 +46,16 @@ LAST_MEASURES = ("more_memory", "offload", "lower_concurrency")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What the rules say of one placement; ``placement`` is the larger one that they ask for, if any."""
+    """What the rules say of one placement; ``placement`` is the larger one that they ask for, if any.
+
+    ``removed`` are options that the engine has, and that were measured to fail.
+    """
 
     scales: Scales
     native: CacheOption
     options: tuple[CacheOption, ...]
     refused: tuple[Refused, ...]
+    removed: tuple[Rejected, ...]
     decision: Match
     modifiers: tuple[Match, ...]
     chosen: CacheOption
@@ -58,18 +63,28 @@ class Judgement:
     measures: tuple[Suggestion, ...]
 
 
-def recommend(model: Model, request: FitRequest, engine: Engine, wishes: Wishes, advice: Advice) -> Recommendation:
+def recommend(
+    model: Model,
+    request: FitRequest,
+    engine: Engine,
+    wishes: Wishes,
+    advice: Advice,
+    evidence: Evidence | None = None,
+) -> Recommendation:
     """The advice for one request. Raises UsageError or UnsupportedError where the engine cannot be started so.
 
-    Where the rules ask for more memory, they are asked again on the placement that has it.
+    Where the rules ask for more memory, they are asked again on the placement that has it. ``evidence`` is what was
+    measured on this model: it goes before published figures, and what failed there is not advised.
     """
-    first = last = judge(native_option(model, request, engine), engine, wishes, advice)
+    if evidence is not None:
+        advice = with_measured_quality(advice, evidence, model.family)
+    first = last = judge(native_option(model, request, engine), engine, wishes, advice, evidence)
     placements: list[Suggestion] = []
     while last.placement is not None and last.placement.result is not None and len(placements) < MOST_PLACEMENTS:
         placements.append(last.placement)
         placed = last.placement.result.request
         size = replace(placed.size, choice=request.size.choice)
-        last = judge(native_option(model, replace(placed, size=size), engine), engine, wishes, advice)
+        last = judge(native_option(model, replace(placed, size=size), engine), engine, wishes, advice, evidence)
     chosen = last.chosen
     moved = tuple(replace(entry, result=chosen.result) for entry in placements[-1:])
     matrix = matrix_row(advice.matrix, first.scales.case)
@@ -90,17 +105,23 @@ def recommend(model: Model, request: FitRequest, engine: Engine, wishes: Wishes,
         alternatives=tuple(
             weigh(option, last.scales) for option in list_alternatives(last.native, last.options, chosen, advice)
         ),
-        rejected=reject(last.native, last.options, last.refused, chosen, matches, engine, advice),
+        rejected=(
+            *last.removed,
+            *reject(last.native, last.options, last.refused, chosen, matches, engine, advice),
+        ),
         prefill_seconds=prompt_seconds(chosen.result, prompt),
         notes=chosen.result.notes,
     )
 
 
-def judge(native: CacheOption, engine: Engine, wishes: Wishes, advice: Advice) -> Judgement:
+def judge(
+    native: CacheOption, engine: Engine, wishes: Wishes, advice: Advice, evidence: Evidence | None = None
+) -> Judgement:
     """What the rules say of one placement."""
-    options, refused = cache_options(native, engine)
+    every, refused = cache_options(native, engine)
+    options, removed = remove_failed(every, evidence, wishes, advice)
     eight_bit = _eight_bit(options, advice, native, wishes)
-    match = published_quality(eight_bit, wishes.task, advice) if eight_bit else None
+    match = known_quality(eight_bit, wishes.task, advice) if eight_bit else None
     case = build_case(native, eight_bit, wishes, advice.speed, match.row.loss_ratio if match else None)
     matches = matching_rules(advice.rules, case)
     decision = next(match for match in matches if not match.rule.modifier)
@@ -112,6 +133,7 @@ def judge(native: CacheOption, engine: Engine, wishes: Wishes, advice: Advice) -
         native=native,
         options=options,
         refused=refused,
+        removed=removed,
         decision=decision,
         modifiers=modifiers,
         chosen=chosen if placement else _refine(chosen, modifiers, options, engine),
@@ -130,8 +152,8 @@ def _eight_bit(
 
 
 def _named(name: str, options: Sequence[CacheOption], advice: Advice) -> list[CacheOption]:
-    """The caches that an option of the advice stands for and the engine has, the usual first."""
-    return [option for text in stored_names(name, advice) for option in options if option.format_name == text]
+    """The caches that an option of the advice stands for and the engine has, the engine's usual word first."""
+    return [option for option in options if option.format_name in stored_names(name, advice)]
 
 
 def _decide(

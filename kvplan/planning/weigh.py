@@ -1,4 +1,4 @@
-"""What a cache brings and costs: its step, the nearest published figure of quality, and the gate to pass."""
+"""What a cache brings and costs: its step, the nearest known figure of quality, and the gate to pass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from kvplan.core.advice import Case
 from kvplan.core.frozen import dataclass
 from kvplan.core.quality import Gate, QualityMatch, gate_for, quality_for
 from kvplan.planning.cache_options import NATIVE_WORD, CacheOption
+from kvplan.planning.evidence import gate_kind
 from kvplan.planning.recommend_case import batch_of
 from kvplan.planning.recommendation import Choice
 from kvplan.planning.step_estimate import cache_speed, speed_row, step_of
@@ -26,28 +27,23 @@ def weigh(option: CacheOption, scales: Scales) -> Choice:
     batch = batch_of(result)
     native = option.word == NATIVE_WORD
     kind = gate_kind(option)
+    quality = None if native else known_quality(option, case.task, advice)
+    measured = quality is not None and quality.row.measured
     return Choice(
         option=option,
         batch=batch,
         step=step_of(result, cache_speed(result, advice.speed), batch),
         speed=speed_row(result, advice.speed),
-        quality=None if native else published_quality(option, case.task, advice),
+        quality=quality,
         gate=None if native else _gate(kind, scales),
-        evaluate=None if native else evaluate_command(option, case),
+        evaluate=None if native or measured else evaluate_command(option, case),
     )
 
 
-def published_quality(option: CacheOption, task: str, advice: Advice) -> QualityMatch | None:
-    """The published figure nearest to this cache, task, model and engine; None where nothing was published."""
+def known_quality(option: CacheOption, task: str, advice: Advice) -> QualityMatch | None:
+    """The figure nearest to this cache, task, model and engine, measured before published; None where there is none."""
     result = option.result
     return quality_for(advice.quality, option.format_name, task, result.model.family, result.engine)
-
-
-def gate_kind(option: CacheOption) -> str:
-    """``fp8``, ``int8`` or ``int4``: the gate that a format must pass, by its bits."""
-    if option.bits < 8:
-        return "int4"
-    return "fp8" if "fp8" in option.format_name else "int8"
 
 
 def _gate(kind: str, scales: Scales) -> Gate:

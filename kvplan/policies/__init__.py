@@ -2,7 +2,8 @@
 
 To add one, copy the nearest file: ``keynorm.py`` (a share of the tokens), ``window.py`` (a number of tokens) or
 ``pyramidkv.py`` (a budget per layer: ``per_layer`` is True). The fields of the frozen dataclass are the options, in
-the order in which values without a name fill them: ratios are Fractions, token counts are ints. Optional class
+the order in which values without a name fill them: ratios are Fractions, token counts are ints. An option declared
+with ``field(kw_only=True)`` needs its name, and is described only where it is not at its default. Optional class
 attributes: ``aliases``, and ``presets`` (names that stand for options). A module whose options are no fields offers
 ``parse(arguments)``, as ``tiers.py`` does. ``tests/contracts/test_policies.py`` holds every policy to the contract.
 """

@@ -10,29 +10,26 @@ from fractions import Fraction
 from typing import ClassVar
 
 from kvplan.core.frozen import dataclass
-from kvplan.core.policy import Place, Tier, floor_ratio, require_ratio, require_tokens
+from kvplan.core.policy import KeepVoted, Place, Tier
 
 
 @dataclass(frozen=True, slots=True)
-class PyramidKV:
+class PyramidKV(KeepVoted):
     """Budgets fall linearly from the first layer to the last; their mean is ``keep`` of the tokens.
 
     ``beta`` makes the pyramid steep: the last layer keeps 1 / ``beta`` of the mean, unless the first layer would then
-    keep more than everything but the ``window``. Where the last layer could not hold the ``window``, all layers keep
-    the same, as under SnapKV.
+    keep more than everything but the ``window``. Where the last layer could not hold the tokens that are always kept,
+    all layers keep the same, as under SnapKV.
     """
 
     name: ClassVar[str] = "pyramidkv"
     aliases: ClassVar[tuple[str, ...]] = ("pyramid_kv", "pyramid")
     per_layer: ClassVar[bool] = True
-    keep: Fraction = Fraction(1, 2)
-    window: int = 64
     beta: int = 20
 
     def __post_init__(self) -> None:
         """Raise ValueError on options that keep nothing."""
-        require_ratio("keep", self.keep)
-        require_tokens("window", self.window, 1)
+        super().__post_init__()
         if self.beta < 1:
             raise ValueError(f"beta must be at least 1, not {self.beta}")
 
@@ -41,7 +38,7 @@ class PyramidKV:
         mean = self.keep * resident_tokens
         ends = self._ends(resident_tokens, mean)
         if ends is None:
-            return (Tier(max(floor_ratio(self.keep, resident_tokens), min(self.window, resident_tokens))),)
+            return super().tiers(resident_tokens, place)
         return (Tier(round(_between(ends, place) - mean % 1)),)
 
     def growth(self, resident_tokens: int, place: Place) -> Fraction:
@@ -49,9 +46,7 @@ class PyramidKV:
         mean = self.keep * resident_tokens
         ends = self._ends(resident_tokens, mean)
         if ends is None:
-            if resident_tokens < self.window:
-                return Fraction(1)
-            return self.keep if mean >= self.window else Fraction(0)
+            return super().growth(resident_tokens, place)
         if ends[0] == resident_tokens - self.window:
             return _between((Fraction(1), 2 * self.keep - 1), place)
         least = self.keep / self.beta
@@ -63,7 +58,7 @@ class PyramidKV:
         if 2 * mean - least >= resident_tokens - self.window:
             least = 2 * mean - (resident_tokens - self.window)
         most = 2 * mean - least
-        return (most, least) if resident_tokens >= most >= least >= self.window else None
+        return (most, least) if resident_tokens >= most >= least >= self.always_kept else None
 
 
 def _between(ends: tuple[Fraction, Fraction], place: Place) -> Fraction:

@@ -19,13 +19,14 @@ class Scale:
 
     low: float
     high: float
-    ticks: tuple[int, ...]
+    ticks: tuple[float, ...]
     labels: tuple[str, ...]
     logarithmic: bool
 
     def place(self, value: float) -> float:
         """Where the value lies: 0 at the low end, 1 at the high end."""
         if self.logarithmic:
+            value = max(value, self.low)
             return math.log2(value / self.low) / math.log2(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
@@ -61,6 +62,22 @@ def linear_byte_scale(top_bytes: int, max_ticks: int) -> Scale:
     ticks = tuple(round(step * index) for index in range(count + 1))
     labels = tuple(_tick_label(tick, unit) for tick in ticks)
     return Scale(low=0, high=ticks[-1], ticks=ticks, labels=labels, logarithmic=False)
+
+
+def ratio_scale(top: float, max_ticks: int) -> Scale:
+    """Shares from zero to the first tick that is not below ``top``."""
+    step = _round_step(top, max_ticks - 1)
+    ticks = tuple(step * index for index in range(math.ceil(top / step - 1e-9) + 1))
+    return Scale(low=0, high=ticks[-1], ticks=ticks, labels=tuple(f"{tick:.6g}" for tick in ticks), logarithmic=False)
+
+
+def decade_scale(values: Sequence[float]) -> Scale:
+    """Positive values on a logarithmic axis between powers of ten; values that are zero lie on its floor."""
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    ticks = tuple(10.0**power for power in range(low, max(high, low + 1) + 1))
+    labels = tuple(f"{tick:g}" for tick in ticks)
+    return Scale(low=ticks[0], high=ticks[-1], ticks=ticks, labels=labels, logarithmic=True)
 
 
 def _largest_unit(size: int) -> tuple[int, str]:

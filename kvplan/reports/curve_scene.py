@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from kvplan.core.frozen import dataclass
 from kvplan.core.units import format_bytes, format_tokens
 from kvplan.reports.axes import Scale, memory_scale, token_scale
 from kvplan.reports.figures import CurveFigure, Series
-from kvplan.reports.label_placement import Box, choose_box, choose_box_beside, leader, nearest, spread
+from kvplan.reports.label_placement import Box, choose_box, choose_box_beside, leader, nearest, points_along, spread
 from kvplan.reports.page import EDGE, headed
 from kvplan.reports.scene import (
     DASHES,
@@ -53,7 +51,7 @@ def curve_scene(figure: CurveFigure) -> Scene:
     head, top = headed(figure.title, figure.subtitle)
     frame = _frame(figure, top + 22)
     paths = [tuple(frame.at(*point) for point in series.points) for series in figure.series]
-    drawn = [spot for path in paths for spot in _along(path)]
+    drawn = [spot for path in paths for spot in points_along(path)]
     taken: list[Box] = []
     shapes = [*head, *_limit_area(figure, frame), *_axes(frame)]
     for index, path in enumerate(paths):
@@ -205,12 +203,3 @@ def _end_value(series: Series) -> str:
 def _tip(series: Series, index: int) -> str:
     tokens, size = series.points[index]
     return f"{series.label}: {format_bytes(size)} ({size:,} bytes) at {format_tokens(tokens)} tokens"
-
-
-def _along(path: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
-    """Points on a path, some pixels apart."""
-    spots = [path[0]]
-    for (x0, y0), (x1, y1) in pairwise(path):
-        steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0)) / 6))
-        spots += [(x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(1, steps + 1)]
-    return spots

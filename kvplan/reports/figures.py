@@ -1,4 +1,4 @@
-"""What a picture shows, free of any drawing: the curves of formats, and the budgets of ranks.
+"""What a picture shows, free of any drawing: curves of formats, budgets of ranks, heat maps, quality against memory.
 
 Every number in a figure is computed before it gets here. Points, marks and segments are named tuples, so that plain
 tuples do as well.
@@ -6,6 +6,7 @@ tuples do as well.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain, pairwise
 from typing import NamedTuple
 
@@ -135,7 +136,71 @@ class BudgetFigure:
         return ", ".join(dict.fromkeys(found))
 
 
-Figure = CurveFigure | BudgetFigure
+@dataclass(frozen=True, slots=True)
+class HeatPanel:
+    """One map of a heat figure: the share in each cell, by (tokens of context, depth between 0 and 1).
+
+    ``summary`` is the share over all cells in words.
+    """
+
+    label: str
+    cells: Mapping[tuple[int, float], float]
+    summary: str = ""
+
+    @property
+    def lengths(self) -> list[int]:
+        """The columns, growing."""
+        return sorted({length for length, _ in self.cells})
+
+    @property
+    def depths(self) -> list[float]:
+        """The rows, growing."""
+        return sorted({depth for _, depth in self.cells})
+
+
+@dataclass(frozen=True, slots=True)
+class HeatFigure:
+    """Needles found by length and depth: one map for each method."""
+
+    title: str
+    subtitle: str
+    panels: tuple[HeatPanel, ...]
+
+    def __post_init__(self) -> None:
+        if not any(panel.cells for panel in self.panels):
+            raise ValueError("a heat figure needs a map with cells")
+
+
+class TradePoint(NamedTuple):
+    """A method: its memory beside the uncompressed cache's, its loss, its verdict, and whether nothing beats both."""
+
+    label: str
+    memory_ratio: float
+    loss: float
+    verdict: str
+    on_front: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TradeFigure:
+    """Quality against memory: one point for each method; ``logarithmic`` is the axis of the loss."""
+
+    title: str
+    subtitle: str
+    loss_label: str
+    points: tuple[TradePoint, ...]
+    logarithmic: bool
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise ValueError("a trade figure needs a point")
+
+    def front(self) -> list[TradePoint]:
+        """The points that nothing beats in both, by growing memory."""
+        return sorted((point for point in self.points if point.on_front), key=lambda point: point.memory_ratio)
+
+
+Figure = CurveFigure | BudgetFigure | HeatFigure | TradeFigure
 
 
 def rest_words(bar: BudgetBar) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -73,6 +74,15 @@ def choose_box_beside(
     boxes = _boxes_around(*spot, *size)
     chosen = choose_box([box for box in boxes if clear(box)] or boxes, page, taken, drawn)
     return choose_box(boxes, page, taken, drawn) if _blocked(chosen, page, taken) else chosen
+
+
+def points_along(path: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points on a path, some pixels apart."""
+    spots = list(path[:1])
+    for (x0, y0), (x1, y1) in pairwise(path):
+        steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0)) / 6))
+        spots += [(x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(1, steps + 1)]
+    return spots
 
 
 def leader(box: Box, spot: tuple[float, float]) -> list[tuple[float, float]]:

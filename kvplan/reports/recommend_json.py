@@ -51,6 +51,7 @@ def recommend_fields(answer: Recommendation, launch: Launch) -> dict[str, Any]:
             "expected": None if quality is None else quality_words(chosen),
             "expected_loss_ratio": None if quality is None else quality.row.loss_ratio,
             "source": None if quality is None else quality.row.source,
+            "measured": quality is not None and quality.row.measured,
             "gate": None if chosen.gate is None else chosen.gate.shown,
             "evaluate": chosen.evaluate,
         },

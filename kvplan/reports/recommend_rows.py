@@ -152,7 +152,7 @@ def alternative_rows(answer: Recommendation) -> list[tuple[str, ...]]:
 
 
 def quality_words(choice: Choice) -> str:
-    """The published figure in one phrase."""
+    """The known figure in one phrase."""
     if choice.option.word == "auto":
         return "as it is"
     return "nothing published" if choice.quality is None else choice.quality.shown

@@ -58,11 +58,14 @@ def print_recommendation(answer: Recommendation, matrix: Sequence[MatrixRow], la
 
 def why_lines(answer: Recommendation) -> list[str]:
     """The rule that decided with its numbers, what to do besides, speed and quality."""
-    rule = answer.decision.rule
-    lines = [f"Why: {rule.reason}", f"  because {answer.decision.shown}", f"  source: {rule.sources[0]}"]
+    lines = []
+    if answer.native.result.missing_bytes:
+        lines.append("Why: no cache helps while the weights do not fit.")
+    else:
+        rule = answer.decision.rule
+        lines += [f"Why: {rule.reason}", f"  because {answer.decision.shown}", f"  source: {rule.sources[0]}"]
     if (there := answer.decision_there) is not None:
-        lines.append(f"There: {there.rule.reason}")
-        lines.append(f"  because {there.shown}")
+        lines += [f"There: {there.rule.reason}", f"  because {there.shown}"]
     lines += [f"Also: {line}" for line in answer.actions]
     return [*lines, *speed_lines(answer), *quality_lines(answer)]
 

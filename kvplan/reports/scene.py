@@ -21,6 +21,9 @@ class Colour(NamedTuple):
     dark: str
 
 
+HEAT = ("#a50026", "#f46d43", "#fee090", "#e0f3f8", "#74add1", "#313695")
+"""From nothing to everything: six classes of ColorBrewer's RdYlBu, which the colour-blind can tell apart."""
+
 INKS = {
     "paper": Colour("#ffffff", "#16181d"),
     "ink": Colour("#1a1a1a", "#ececec"),
@@ -34,6 +37,9 @@ INKS = {
     "hue4": Colour("#e69f00", "#f0b429"),
     "hue5": Colour("#56b4e9", "#7cc8f2"),
     "hue6": Colour("#000000", "#d0d0d0"),
+    **{f"heat{level}": Colour(shade, shade) for level, shade in enumerate(HEAT)},
+    "onlight": Colour("#1a1a1a", "#1a1a1a"),
+    "ondark": Colour("#ffffff", "#ffffff"),
 }
 """Hues of Okabe and Ito (https://jfly.uni-koeln.de/color), which the colour-blind can tell apart, but for yellow,
 which is too faint on white; brightened for dark screens."""
@@ -143,6 +149,12 @@ class Scene:
 def hue(index: int) -> str:
     """The ink of the n-th series or segment."""
     return f"hue{index % NUM_HUES}"
+
+
+def heat(share: float) -> tuple[str, str]:
+    """The ink of a share between 0 and 1, and the ink of words on it."""
+    level = int(share * (len(HEAT) - 1))  # the last class is everything, to the last needle
+    return f"heat{level}", "ondark" if level in (0, len(HEAT) - 1) else "onlight"
 
 
 def marker(index: int, x: float, y: float, tip: str = "") -> Shape:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from kvplan.core.units import format_bytes, format_tokens
 from kvplan.reports.drawing import draw
-from kvplan.reports.figures import BudgetFigure, CurveFigure, Figure, rest_words
+from kvplan.reports.figures import BudgetFigure, CurveFigure, Figure, HeatFigure, TradeFigure, rest_words
 from kvplan.reports.scene import INKS
 from kvplan.reports.to_svg import escape, inline_svg
+from kvplan.reports.trade_scene import loss_words
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: %(paper_light)s; --ink: %(ink_light)s; --muted: %(muted_light)s;
@@ -40,7 +41,7 @@ def render_html(figures: Sequence[Figure]) -> str:
     lines += [f"<style>{_style()}</style>", "</head>", "<body>", "<main>"]
     for index, figure in enumerate(figures):
         lines += ["<figure>", inline_svg(draw(figure), f"figure{index}"), "</figure>", '<div class="scroll">']
-        lines += [*(_curve_table(figure) if isinstance(figure, CurveFigure) else _budget_table(figure)), "</div>"]
+        lines += [*_table(figure), "</div>"]
     return "\n".join([*lines, "</main>", "</body>", "</html>", ""])
 
 
@@ -50,6 +51,15 @@ def _style() -> str:
         f"  .{what}-{name} {{ {what}: {colour.dark}; }}" for name, colour in INKS.items() for what in ("fill", "stroke")
     ]
     return _STYLE % {**colours, "repainted": "\n".join(repainted)}
+
+
+def _table(figure: Figure) -> list[str]:
+    """The figures behind a picture."""
+    if isinstance(figure, CurveFigure):
+        return _curve_table(figure)
+    if isinstance(figure, BudgetFigure):
+        return _budget_table(figure)
+    return _heat_table(figure) if isinstance(figure, HeatFigure) else _trade_table(figure)
 
 
 def _curve_table(figure: CurveFigure) -> list[str]:
@@ -83,6 +93,30 @@ def _budget_table(figure: BudgetFigure) -> list[str]:
     rests = "".join(f"<td>{rest_words(row)}</td>" for row in figure.rows)
     lines.append(f'<tr><th scope="row">rest</th>{rests}<td></td></tr>')
     lines.append(f'<tr><th scope="row">device</th>{totals}<td></td></tr>')
+    return [*lines, "</tbody>", "</table>"]
+
+
+def _heat_table(figure: HeatFigure) -> list[str]:
+    """A row for each method and depth, a column for each length."""
+    lengths = sorted({length for panel in figure.panels for length in panel.lengths})
+    lines = ["<table>", "<caption>Needles found, by depth and tokens of context</caption>"]
+    lines += [_header(["method", "depth", *map(format_tokens, lengths)]), "<tbody>"]
+    for panel in figure.panels:
+        for depth in panel.depths:
+            shares = [panel.cells.get((length, depth)) for length in lengths]
+            cells = "".join(f"<td>{'' if share is None else f'{100 * share:.0f}%'}</td>" for share in shares)
+            lines.append(f'<tr><th scope="row">{escape(panel.label)}</th><td>{100 * depth:.0f}%</td>{cells}</tr>')
+    return [*lines, "</tbody>", "</table>"]
+
+
+def _trade_table(figure: TradeFigure) -> list[str]:
+    """A row for each method."""
+    lines = ["<table>", "<caption>Quality against memory</caption>"]
+    lines += [_header(["method", "memory", figure.loss_label, "verdict", "Pareto front"]), "<tbody>"]
+    for point in figure.points:
+        cells = (f"{point.memory_ratio:.2f}x", loss_words(figure, point.loss), point.verdict, "yes" * point.on_front)
+        written = "".join(f"<td>{cell}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row">{escape(point.label)}</th>{written}</tr>')
     return [*lines, "</tbody>", "</table>"]
 
 

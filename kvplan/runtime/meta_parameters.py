@@ -82,7 +82,7 @@ def count_parameters(values: Mapping[str, Any]) -> Parameters:
 def build_on_meta(values: Mapping[str, Any]) -> torch.nn.Module:
     """The model's own class on the meta device. Raises UnsupportedError."""
     try:
-        model_class, config = _class_and_config(values)
+        model_class, config = class_and_config(values)
         _tie_as_published(config, values)
         with torch.device("meta"):
             model: torch.nn.Module = model_class._from_config(config)
@@ -111,7 +111,7 @@ def _active(exact: Parameters, counted: Parameters) -> int | None:
     return counted.active + (exact.total - exact.towers) - (counted.total - counted.towers)
 
 
-def _class_and_config(values: Mapping[str, Any]) -> tuple[Any, Any]:
+def class_and_config(values: Mapping[str, Any]) -> tuple[Any, Any]:
     """The class that a config names, and the config as transformers reads it. Raises UnsupportedError."""
     model_type = str(values.get("model_type"))
     model_type = _REMOTE_TYPES.get(model_type, model_type)

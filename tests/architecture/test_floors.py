@@ -37,6 +37,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "runtime": {"torch", "transformers", "triton"},
     "cli": {"typer", "rich"},
 }
+ENGINE_SCRIPTS = "runtime/verify/engine_scripts"
+"""Scripts that an engine's own interpreter runs: each imports its engine, and nothing of kvplan."""
+
 STANDARD = {"__future__"} | set(__import__("sys").stdlib_module_names)
 EXTENSIONS = ("families", "formats", "policies", "engines", "launchers")
 
@@ -70,12 +73,15 @@ def test_a_file_imports_lower_floors_only(path: Path) -> None:
     for module in imported_modules(path):
         top, *rest = module.split(".")
         if top == "kvplan":
+            assert not path.is_relative_to(ROOT / ENGINE_SCRIPTS), "an engine's interpreter may not have kvplan"
             target = rest[0] if rest else ""
             assert target == "" or target in return_allowed, f"{module} is above this floor"
             if folder in EXTENSIONS and target == folder:
                 own = path.parent.name == rest[1] if len(rest) > 1 else True  # a large entry is a package of files
                 assert path.name == "__init__.py" or own, f"siblings do not import each other: {module}"
         else:
+            if path.is_relative_to(ROOT / ENGINE_SCRIPTS):
+                continue
             assert top in STANDARD | THIRD_PARTY.get(folder, set()), f"{module} does not belong on this floor"
 
 

@@ -26,5 +26,10 @@ kvpress="$folder/kvpress"
 python3 -m venv "$kvpress"
 "$kvpress/bin/pip" install --quiet torch==2.13.0 transformers==5.2.0 kvpress==0.5.5
 
+quanto="$folder/quanto"
+python3 -m venv "$quanto"
+"$quanto/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 optimum-quanto==0.2.7 hqq==0.2.8.post1
+
 echo "export KVPLAN_VLLM_PYTHON=$vllm/bin/python"
 echo "export KVPLAN_KVPRESS_PYTHON=$kvpress/bin/python"
+echo "export KVPLAN_QUANTO_PYTHON=$quanto/bin/python"

@@ -22,18 +22,17 @@ from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of hqq, which transformers imports where it is installed
-    from transformers_models import Measured, as_bf16, cut_layers, measure, tensors
+    from transformers_models import Measured, measure
 
-from kvplan.core.engine import EngineRequest  # noqa: E402
-from kvplan.core.geometry import CacheChoice, place_layers  # noqa: E402
 from kvplan.core.model import Layer, Model  # noqa: E402
 from kvplan.engines import get_engine  # noqa: E402
 from kvplan.engines.transformers.architectures import OWN_CACHE, SHARDED_KV, WHOLE_KV  # noqa: E402
 from kvplan.families import all_families  # noqa: E402
-from kvplan.formats import parse_kv_format  # noqa: E402
-from kvplan.planning.request import RequestWords, build_request, model_facts  # noqa: E402
+from kvplan.planning.request import RequestWords, build_request  # noqa: E402
 from kvplan.planning.size import size_model  # noqa: E402
-from kvplan.policies.none import POLICY as KEEP_ALL  # noqa: E402
+from kvplan.runtime.verify.code_prediction import LayerBytes, Run, predict_native  # noqa: E402
+from kvplan.runtime.verify.decoder_run import tensors  # noqa: E402
+from kvplan.runtime.verify.skeleton import cut_layers, in_dtype  # noqa: E402
 from kvplan.specs.config_json import read_config  # noqa: E402
 
 pytestmark = [
@@ -87,7 +86,7 @@ def values_of(name: str) -> dict[str, Any]:
         values = {**json.loads(text), "model_type": name}
     else:
         values = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
-    return as_bf16(cut_layers(values, MORE_LAYERS.get(name, FEW_LAYERS)))
+    return in_dtype(cut_layers(values, MORE_LAYERS.get(name, FEW_LAYERS)))
 
 
 def attends_to_an_encoder(layer: Layer) -> bool:
@@ -103,29 +102,12 @@ def prompt_tokens(model: Model) -> int:
     return min(windows, default=0) + 70
 
 
-def predicted(model: Model, engine: str, tokens: int, encoder_tokens: int) -> list[dict[str, int]]:
-    """Bytes of each layer by the cache or place that they lie in."""
-    native = parse_kv_format("bf16", "bf16")
-    request = EngineRequest(
-        stages=tuple((layer,) for layer in place_layers(model.architecture.layers, native)),
-        facts=model_facts(model),
-        choice=CacheChoice(kv_format=native, policy=KEEP_ALL),
-        context_tokens=tokens,
-        encoder_tokens=encoder_tokens,
-    )
-    layers = []
-    for rank in get_engine(engine).allocate(request).stages:
-        found = {"self": 0, "cross": 0, "modules": 0}
-        for group in rank.groups:
-            encoder = any(part.encoder for part in group.item.kind.parts())
-            place = "modules" if group.item.kind.kind == "rg_lru" else "cross" if encoder else "self"
-            found[place] += group.count * group.allocated_bytes
-        layers.append(found)
-    return layers
+def predicted(model: Model, engine: str, tokens: int, encoder_tokens: int) -> list[LayerBytes]:
+    return predict_native(model, Run(tokens=tokens, encoder_tokens=encoder_tokens), engine)
 
 
-def assert_layers(measured: list[int], expected: list[dict[str, int]], place: str = "self") -> None:
-    figures = [layer[place] for layer in expected]
+def assert_layers(measured: list[int], expected: list[LayerBytes], place: str = "own") -> None:
+    figures = [getattr(layer, place) for layer in expected]
     figures = [sum(figures)] if len(measured) == 1 < len(figures) else figures  # RWKV: one tensor for all layers
     assert measured[: len(figures)] == figures
     assert not any(measured[len(figures) :])
@@ -142,7 +124,7 @@ def test_every_cache_layer_holds_what_is_predicted(name: str) -> None:
     measured: Measured = measure(values, tokens, encoder, static)
     after_prompt = predicted(model, "transformers", tokens, encoder)
     assert_layers(measured.prompt, after_prompt)
-    assert measured.modules == sum(layer["modules"] for layer in after_prompt)
+    assert measured.modules == sum(layer.modules for layer in after_prompt)
     assert_layers(measured.cross, after_prompt if encoder else [], "cross")
     assert_layers(measured.decoded, predicted(model, "transformers", tokens + 1, encoder))
     assert (measured.static is None) == (model.family in {"deepseek_v4", *OWN_CACHE})

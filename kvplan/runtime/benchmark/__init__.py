@@ -1,0 +1,3 @@
+"""What ``python -m kvplan.runtime.bench`` measures, and how."""
+
+from __future__ import annotations

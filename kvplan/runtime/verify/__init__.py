@@ -1,0 +1,1 @@
+"""``kvplan verify``: predicted beside measured, on the device at hand."""
