@@ -27,7 +27,7 @@ def skeletons() -> Any:
 
     if STORED["version"] != llamacpp_skeletons.VERSION:
         pytest.skip(f"the vectors are those of llama-cpp-python {STORED['version']}")
-    llamacpp_skeletons.start()
+    llamacpp_skeletons.start_llamacpp.listen()
     return llamacpp_skeletons
 
 

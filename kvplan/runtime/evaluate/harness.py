@@ -1,8 +1,8 @@
 """A model and how it is read from: prefill, let the cache compress, then read through what the cache still holds.
 
 A forward pass over an empty cache attends to the rows as they came, whatever the cache makes of them, so nothing that
-it predicts says anything about a compression. Every figure therefore comes from tokens that are fed *after* the prefill:
-``score_suffix`` and ``generate_after`` never use the logits of ``prefill``.
+it predicts says anything about a compression. Figures therefore come from tokens that are fed *after* the prefill. One
+token is taken from the prefill itself: the first of an answer whose whole prompt was compressed, as engines take it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ModelHandle:
 
     def encode(self, text: str, *, start: bool = False) -> list[int]:
         """Token ids; with what the tokenizer puts before a text (never behind it) where it is the ``start``."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=start)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=start, verbose=False)["input_ids"]
         ends = self.tokenizer.eos_token_id
         return ids[:-1] if start and len(ids) > 1 and ids[-1] == ends else ids
 
@@ -96,12 +96,12 @@ class ModelHandle:
         """[batch, tokens] on the model's device; the rows are equally long."""
         return torch.tensor(list(map(list, ids)), dtype=torch.long, device=self.device)
 
-    def prefill(self, ids: Tensor, cache: Cache) -> None:
+    def prefill(self, ids: Tensor, cache: Cache) -> Tensor:
         """Feed ``ids`` [batch, tokens] in one pass, after which the cache holds what its method keeps of them.
 
-        Nothing is returned: what this pass predicts does not depend on the method.
+        Returns the likeliest next token, [batch, 1], which does not depend on the method: no figure may rest on it.
         """
-        self._logits(ids, cache, only_last=True)
+        return self._logits(ids, cache, only_last=True).argmax(dim=-1)
 
     def score_suffix(self, cache: Cache, ids: Tensor, chunk: int) -> Iterator[Tensor]:
         """Log-probabilities (nats, fp32) of the next token behind each of ``ids`` [batch, tokens], chunk by chunk.
@@ -115,7 +115,7 @@ class ModelHandle:
     def generate_after(self, cache: Cache, ids: Tensor, max_new_tokens: int) -> list[list[int]]:
         """Feed ``ids`` [batch, tokens] through the cache, then decode greedily: up to ``max_new_tokens`` for each row.
 
-        Ends early once every row has ended; ``decode`` cuts a row where it did.
+        Returns the new tokens. Ends early once every row has ended; ``decode`` cuts a row where it did.
         """
         made: list[Tensor] = []
         over = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)

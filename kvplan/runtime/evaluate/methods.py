@@ -68,7 +68,9 @@ def parse_method(text: str) -> Method:
     for word in text.split("+"):
         kind = _kind(word, text)
         if kind in given:
-            raise UsageError(f"method {text.strip()!r} names two {kind}", f"a format and a policy can be joined; {_EXAMPLE}")
+            raise UsageError(
+                f"method {text.strip()!r} names two {kind}", f"a format and a policy can be joined; {_EXAMPLE}"
+            )
         given.add(kind)
         if kind == "policies":
             method = replace(method, policy=describe_policy(get_policy(word)))
@@ -84,6 +86,8 @@ def parse_methods(words: str | Iterable[str]) -> tuple[Method, ...]:
     """
     lists = [words] if isinstance(words, str) else words
     pieces = [piece for one in lists for piece in _split(one)]
+    if not pieces:
+        raise UsageError("no method is named", _EXAMPLE)
     return tuple(dict.fromkeys(parse_method(piece) for piece in pieces))
 
 
@@ -94,8 +98,6 @@ def _split(words: str) -> list[str]:
             pieces[-1] += f",{piece}"
         elif piece:
             pieces.append(piece)
-    if not pieces:
-        raise UsageError("no method is named", _EXAMPLE)
     return pieces
 
 

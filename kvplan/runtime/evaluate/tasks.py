@@ -1,6 +1,6 @@
 """What a task is made of: pieces, each a few samples that are measured together under every method.
 
-A task is a function ``task(handle, settings) -> list[Piece]`` that plans and runs nothing, and ``piece.measure(methods)``
+A task is a function ``task(handle, settings) -> list[Piece]`` that plans and runs nothing; ``piece.measure(methods)``
 does the work. So a run can share pieces among processes, leave out what is done, and say how far it is, while
 what all methods need (the baseline's distribution, the prompt's ids) is computed once in a piece.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from kvplan.core.attention import HeadedKind, Latent, LayerKind, SlidingWindow
+from kvplan.core.attention import HeadedKind, IndexKeys, Latent, LayerKind, SlidingWindow
 from kvplan.core.engine import EngineRequest
 from kvplan.core.geometry import CacheChoice, place_layers, store_kind
 from kvplan.core.model import Layer, Model
@@ -74,6 +74,19 @@ def predict_compressed(model: Model, run: Run, choice: CacheChoice) -> list[Laye
                 stored[item.kind] = run.batch * price
         layers.append(_layer_bytes(layer, stored))
     return layers
+
+
+def other_release(model: Model, version: str) -> str | None:
+    """Why the rules, which are those of transformers 5.23.0, are not those of this release; None where they are.
+
+    Seen by running 5.17.0 against every packaged config: it departs for sparse latent attention alone.
+    """
+    release = tuple(int(number) for number in version.split(".")[:2])
+    sparse = any(isinstance(kind, IndexKeys) for layer in model.architecture.layers for kind in layer)
+    latent = any(isinstance(kind, Latent) for layer in model.architecture.layers for kind in layer)
+    if sparse and latent and model.family != "deepseek_v4" and release < (5, 18):
+        return f"transformers {version} caches the expanded heads of sparse latent attention, and latents since 5.18"
+    return None
 
 
 def is_compressed(layer: Layer) -> bool:

@@ -37,7 +37,7 @@ STEPS = 3
 _TOKENS, _ENCODER_TOKENS, _BEYOND = 300, 40, 17
 """A prompt without windows, an encoder's states, and tokens that a prompt is longer than the largest window."""
 
-_MOST_WORK = {"cpu": 2e11}
+_MOST_WORK = {"cpu": 1e11}
 _MOST_WORK_ELSEWHERE = 4e14
 """Floating-point operations of one prompt: some 10 s on two cores, seconds on a GPU."""
 

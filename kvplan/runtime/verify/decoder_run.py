@@ -68,7 +68,7 @@ def run_decoder(
     arguments: dict[str, Any] = {"input_ids": torch.randint(1, config.vocab_size, (batch, tokens), device=device)}
     if model.config.model_type == "rwkv":
         return decoder(**arguments, state=cache, use_cache=True).state
-    arguments |= _encoder_states(model, batch, encoder_tokens, device)
+    arguments |= _encoder_states(model, cache, batch, encoder_tokens, device)
     output = decoder(**arguments, use_cache=True, **{name: cache})
     return cache if cache is not None else getattr(output, name)
 
@@ -81,10 +81,12 @@ def encoder_argument(model: Any) -> str | None:
     return name if name in inspect.signature(decoder_of(model).forward).parameters else None
 
 
-def _encoder_states(model: Any, batch: int, tokens: int, device: str | torch.device) -> dict[str, torch.Tensor]:
-    """What stands for the encoder: ``tokens`` of its last states."""
+def _encoder_states(
+    model: Any, cache: Any, batch: int, tokens: int, device: str | torch.device
+) -> dict[str, torch.Tensor]:
+    """What stands for the encoder: ``tokens`` of its last states, those of images with the prompt alone."""
     name = encoder_argument(model)
-    if name is None or not tokens:
+    if name is None or not tokens or (not model.config.is_encoder_decoder and cache.get_seq_length()):
         return {}
     config = model.config.get_text_config(decoder=True)
     width = getattr(model.config, "d_model", None) or config.hidden_size

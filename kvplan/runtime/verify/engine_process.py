@@ -30,8 +30,8 @@ _LAST_WORDS = 12
 class Question:
     """What is asked: ``script`` is the name of a file in ``engine_scripts``, ``body`` what it reads.
 
-    ``python`` is the interpreter; ``environment`` is added to this process's, or taken out where it says None; no answer
-    takes over ``seconds``.
+    ``python`` is the interpreter; ``environment`` is added to this process's, or taken out where it says None. No
+    answer takes over ``seconds``. ``config`` is written to a folder that the body then names as ``model``.
     """
 
     script: str
@@ -39,6 +39,7 @@ class Question:
     python: str
     seconds: float
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def ask(question: Question) -> Answer:
     """The script's answer. Raises UnsupportedError, with the engine's last words, where it gives none in time."""
     with tempfile.TemporaryDirectory() as folder:
         asked, answered, said = (Path(folder, name) for name in ("question.json", "answer.json", "log.txt"))
-        asked.write_text(json.dumps(question.body), encoding="utf-8")
+        asked.write_text(json.dumps(_body(question, Path(folder))), encoding="utf-8")
         command = [question.python, str(SCRIPTS / question.script), str(asked), str(answered)]
         in_time = _run(command, question, said)
         log = said.read_text(encoding="utf-8", errors="replace")
@@ -80,6 +81,13 @@ def ask(question: Question) -> Answer:
         except (OSError, ValueError):
             raise UnsupportedError(f"{name} ended without an answer", _hint(log)) from None
     return Answer(body=body, log=log)
+
+
+def _body(question: Question, folder: Path) -> Mapping[str, Any]:
+    if question.config is None:
+        return question.body
+    (folder / "config.json").write_text(json.dumps(question.config), encoding="utf-8")
+    return {**question.body, "model": str(folder)}
 
 
 def _run(command: list[str], question: Question, log: Path) -> bool:

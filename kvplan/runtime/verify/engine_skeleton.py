@@ -29,17 +29,13 @@ _WEIGHT_BYTES = 2
 class ConfigSkeleton:
     """``values`` for the engine; ``model`` is what kvplan predicts for it: the layers that the model's spec claims.
 
-    Its other facts (heads, hidden size) are those of the skeleton.
+    Its other facts (heads, hidden size) are those of the skeleton. ``whole`` says that no layer is missing.
     """
 
     values: Values
     model: Model
     num_layers: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether no layer is missing."""
-        return self.num_layers == self.model.architecture.num_layers
+    whole: bool
 
 
 def read_published(model: Model) -> Model:
@@ -51,7 +47,7 @@ def published_values(model: Model) -> Values:
     """The published config, without code and quantization. Raises UnsupportedError where there is none."""
     published = published_config(model)
     if published.values is None:
-        raise UnsupportedError(f"no engine can be started: {published.reason}")
+        raise UnsupportedError(published.reason)
     return {name: value for name, value in published.values.items() if name not in _LEAVE_OUT}
 
 
@@ -66,11 +62,16 @@ def config_skeleton(model: Model, text_classes: Mapping[str, str]) -> ConfigSkel
         small = _deeply(values, step)
         if _layers(small, model) == _layers(values, model):
             values = small
+    whole = _read(values, model).architecture.num_layers
     values, num_layers = _fitting(values, model)
     read = _read(values, model)
-    claimed = replace(read.architecture, layers=model.architecture.layers[:num_layers], draft_layers=())
+    kept = None if num_layers == whole else num_layers  # a spec with too many layers keeps them all
+    claimed = replace(read.architecture, layers=model.architecture.layers[:kept], draft_layers=())
     return ConfigSkeleton(
-        values=values, model=replace(read, name=model.name, architecture=claimed), num_layers=num_layers
+        values=values,
+        model=replace(read, name=model.name, dtype=model.dtype, architecture=claimed),
+        num_layers=num_layers,
+        whole=num_layers == whole,
     )
 
 

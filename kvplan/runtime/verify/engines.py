@@ -20,9 +20,7 @@ def engine_names() -> list[str]:
     return sorted(path.stem for path in Path(engines.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
-def verify_engine(
-    result: SizeResult, against: str, python: str | None = None, progress: Progress = silent
-) -> Findings:
+def verify_engine(result: SizeResult, against: str, python: str | None = None, progress: Progress = silent) -> Findings:
     """Start the engine named ``against`` for the request of ``result``, and compare what its cache takes.
 
     ``python`` is the interpreter that has the engine; without it, ``KVPLAN_VLLM_PYTHON`` and the like are asked, and

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from kvplan.core import attention, recurrent
@@ -37,7 +38,8 @@ _OF_CLASSES = {
     "granite": "Granite",
     "granitehybrid": "Bamba GraniteMoeHybrid",
     "jamba": "Jamba",
-    "lfm2": "Lfm2",
+    "lfm2": "Lfm2 Lfm2VlForConditionalGeneration",
+    "lfm2moe": "Lfm2Moe",
     "llama": "Llama Mistral Mixtral",
     "llama4": "Llama4 Llama4ForConditionalGeneration",
     "mamba": "FalconMamba Mamba",
@@ -48,6 +50,7 @@ _OF_CLASSES = {
     "phi3": "Phi3",
     "qwen2": "Qwen2",
     "qwen2moe": "Qwen2Moe",
+    "qwen2vl": "Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration",
     "qwen3": "Qwen3",
     "qwen35": "Qwen3_5ForConditionalGeneration",
     "qwen3moe": "Qwen3Moe",
@@ -58,16 +61,26 @@ _OF_CLASSES = {
     "starcoder2": "Starcoder2",
 }
 ARCHITECTURES: Mapping[str, str] = {
-    name if "For" in name else f"{name}ForCausalLM": arch for arch, names in _OF_CLASSES.items() for name in names.split()
+    name if "For" in name else f"{name}ForCausalLM": arch
+    for arch, names in _OF_CLASSES.items()
+    for name in names.split()
 }
 """llama.cpp's architecture of a checkpoint's class (``conversion/__init__.py``), where a header is known to load."""
 
-_MIXTURES = ("deepseek2", "glm4moe", "gpt-oss", "llama4", "mimo2", "qwen2moe", "qwen3moe", "qwen3next")
-_TRUE_HIDDEN = ("granitehybrid", "jamba", "lfm2", "mamba", "mamba2", "phi3", "stablelm")
+_MIXTURES = ("deepseek2", "glm4moe", "gpt-oss", "lfm2moe", "llama4", "mimo2", "qwen2moe", "qwen3moe", "qwen3next")
+_TRUE_HIDDEN = (
+    *("cohere2", "command-r", "granitehybrid", "jamba", "lfm2", "lfm2moe", "mamba", "mamba2", "olmo2", "phi3"),
+    *("qwen2", "qwen2moe", "qwen2vl", "stablelm", "starcoder2"),
+)
 """Architectures whose loader ties the residual stream to widths of the cache."""
+
+_INTERVALS = ("qwen3next", "qwen35")
+"""Architectures whose file says how often attention comes, and not which layers have KV heads."""
 
 _PATTERNED = ("mimo2", "olmo2")
 """Architectures whose windows the file lists, layer by layer."""
+
+_PARTLY_ROTATED = ("mimo2", "qwen3next", "qwen35")
 
 _MORE: Mapping[str, Header] = {
     "deepseek2": {"expert_shared_count": 1, "leading_dense_block_count": 1, "expert_gating_func": 2}
@@ -80,6 +93,8 @@ _MORE: Mapping[str, Header] = {
     "llama4": {"interleave_moe_layer_step": 1},
     "mimo2": {"rope.freq_base_swa": 10000.0},
     "phi3": {"rope.scaling.original_context_length": 4096},
+    "qwen2vl": {"rope.dimension_sections": _ROPE_SECTIONS},
+    "lfm2moe": {"leading_dense_block_count": 1, "expert_gating_func": 2},
     "qwen2moe": {"expert_shared_feed_forward_length": 32},
     "qwen35": {"rope.dimension_sections": _ROPE_SECTIONS},
     "qwen3next": {"expert_shared_feed_forward_length": 32},
@@ -109,18 +124,21 @@ class GgufSkeleton:
     num_layers: int
 
 
-def gguf_skeleton(model: Model) -> GgufSkeleton:
-    """The skeleton of a model read from its published config.
+def gguf_skeleton(model: Model, claimed: tuple[Layer, ...]) -> GgufSkeleton:
+    """The skeleton of a model read from its published config, or from a GGUF file.
+
+    It has as many layers as it takes to meet every kind once, and every other kind that a spec's ``claimed`` layers
+    have in its place.
 
     Raises UnsupportedError for classes and kinds of layers that no header is known for.
     """
-    arch = ARCHITECTURES.get(model.architecture_class or "")
-    if arch is None:
+    arch = model.family if model.source.endswith(".gguf") else ARCHITECTURES.get(model.architecture_class or "")
+    if arch not in _OF_CLASSES:
         raise UnsupportedError(
             f"kvplan writes no GGUF skeleton of {model.architecture_class or model.family}",
             f"it does for {', '.join(sorted(_OF_CLASSES))}",
         )
-    layers = _first_layers(model.architecture.layers)
+    layers = _first_layers(model.architecture.layers, claimed)
     header = {
         **_plain(model, layers, arch),
         **_attention(model, layers, arch),
@@ -133,10 +151,11 @@ def gguf_skeleton(model: Model) -> GgufSkeleton:
     )
 
 
-def _first_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The shortest beginning that holds every kind of layer."""
-    most = max(layers.index(layer) for layer in dict.fromkeys(layers)) + 1
-    return layers[: max(most, min(_LEAST_LAYERS, len(layers)))]
+def _first_layers(layers: tuple[Layer, ...], claimed: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The shortest beginning that holds every layer beside what is claimed of it."""
+    pairs = list(zip_longest(layers, claimed))
+    most = max(pairs.index(pair) for pair in dict.fromkeys(pairs)) + 1
+    return layers[: max(most, _LEAST_LAYERS)]
 
 
 def _plain(model: Model, layers: tuple[Layer, ...], arch: str) -> Header:
@@ -166,12 +185,16 @@ def _attention(model: Model, layers: tuple[Layer, ...], arch: str) -> Header:
     if any(isinstance(kind, HeadedKind) and _shape(kind) != _shape(first) for kind in attending):
         raise UnsupportedError(f"kvplan writes no GGUF skeleton of {model.name}, whose heads differ in width")
     kv_heads = [kind.num_kv_heads if isinstance(kind, HeadedKind) else 0 for kind in attending]
-    header: Header = {
+    header: Header = {}
+    if arch in _INTERVALS:
+        header["full_attention_interval"] = attending.index(first) + 1
+        kv_heads = [first.num_kv_heads]
+    header |= {
         "attention.head_count": model.architecture.num_heads or max(kv_heads),
         "attention.head_count_kv": kv_heads[0] if len(set(kv_heads)) == 1 else kv_heads,
         "attention.key_length": first.head_dim,
         "attention.value_length": first.v_head_dim or first.head_dim,
-        "rope.dimension_count": 64 if arch in ("mimo2", "qwen3next", "qwen35") else first.head_dim,
+        "rope.dimension_count": 64 if arch in _PARTLY_ROTATED else first.head_dim,
     }
     windows = [kind.window_tokens if kind is not None else None for kind in attending]
     if any(windows):

@@ -19,6 +19,7 @@ import transformers
 from kvplan.core.errors import KvplanError, UnsupportedError
 from kvplan.core.model import Model
 from kvplan.core.verification import Check
+from kvplan.runtime.verify.code_prediction import other_release
 from kvplan.runtime.verify.code_runs import check_run, plan_runs
 from kvplan.runtime.verify.device import Progress, release, silent
 from kvplan.runtime.verify.skeleton import Skeleton, build_skeleton, in_dtype
@@ -75,8 +76,9 @@ def verify_model_code(
     options = options or CodeOptions()
     started = time.monotonic()
     published = published_config(model)
-    if published.values is None:
-        return CodeChecks(model=model.name, skipped=(published.reason,))
+    departs = other_release(model, transformers.__version__)
+    if published.values is None or departs:
+        return CodeChecks(model=model.name, skipped=(departs or published.reason,))
     values = in_dtype(published.values, _TORCH_DTYPES[model.dtype])
     with quiet():
         progress(f"{model.name}: its own code, made small")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -58,11 +59,14 @@ def launched_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """All ranks, joined by NCCL on GPUs and by Gloo elsewhere, while the block runs."""
+def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
+    """All ranks, joined by NCCL on GPUs and by Gloo elsewhere, while the block runs.
+
+    ``timeout`` is how long one may wait for the others; None: torch's own, of half an hour and less.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield
     finally:

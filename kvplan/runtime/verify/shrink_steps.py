@@ -55,7 +55,7 @@ def _few_experts(values: Values) -> Values:
 
 def _narrow_feed_forward(values: Values) -> Values:
     """Narrow blocks and experts; a state-space model's inner width goes by the same name."""
-    stated = {name: values.get(name) or FEED_FORWARD for name in _UNSTATED_FEED_FORWARD}
+    stated = {name: values.get(name) or FEED_FORWARD for name in _UNSTATED_FEED_FORWARD if _first(values, _HIDDEN)}
     return _at_most({**values, **stated}, _FEED_FORWARD, FEED_FORWARD)
 
 

@@ -48,7 +48,7 @@ def row_tensors(cache_format: CacheFormat, part: Part, rows: int, dtype: torch.d
     if not rows:
         return ()
     period = _period(cache_format)
-    fewest = rows % period + period
+    fewest = rows % period + 2 * period  # beyond one residual, so that nothing is empty that would grow
     if rows <= fewest + period:
         return _encoded(cast(Hashable, cache_format), part, rows, dtype)
     less, more = (_encoded(cast(Hashable, cache_format), part, count, dtype) for count in (fewest, fewest + period))

@@ -1,4 +1,4 @@
-"""llama.cpp, started by llama-cpp-python on a GGUF skeleton: each of its caches, keys and values apart, as it logs them."""
+"""llama.cpp, started by llama-cpp-python on a GGUF skeleton: each side of each of its caches, as it logs them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from itertools import zip_longest
 from typing import Any
 
 from kvplan.core.engine import EngineRequest, EngineSettings
-from kvplan.core.errors import DoesNotFitError, UnsupportedError
+from kvplan.core.errors import UnsupportedError
 from kvplan.core.geometry import place_layers
 from kvplan.core.model import Model
 from kvplan.core.request import SizeRequest, SizeResult
-from kvplan.core.units import MIB, format_bytes
+from kvplan.core.units import MIB
 from kvplan.core.verification import Check
 from kvplan.engines import get_engine
 from kvplan.engines.llamacpp import LlamaCpp
@@ -22,8 +22,9 @@ from kvplan.engines.llamacpp.plan import Device, place_devices
 from kvplan.engines.llamacpp.report import Cache, read_caches
 from kvplan.planning.request import RequestWords, build_choice
 from kvplan.planning.size import engine_request, size_model, split_stages
-from kvplan.runtime.verify.device import Progress, margin_bytes
+from kvplan.runtime.verify.device import Progress
 from kvplan.runtime.verify.engine_process import Answer, Question, ask
+from kvplan.runtime.verify.engine_room import refuse_ranks, refuse_size
 from kvplan.runtime.verify.engine_skeleton import read_published
 from kvplan.runtime.verify.findings import Findings, layer_words
 from kvplan.runtime.verify.gguf_skeleton import GgufSkeleton, gguf_skeleton
@@ -36,6 +37,7 @@ READ_FROM = "0.3.36"
 
 _SCRIPT = "start_llamacpp.py"
 _SECONDS = 300.0
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}  # an assertion would start a debugger
 _ROUNDING_BYTES = MIB // 200 + 1
 """llama.cpp logs hundredths of a MiB."""
 
@@ -55,12 +57,16 @@ Sides = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class _Start:
-    """One start and what is predicted for it; ``model`` has the layers that the spec claims."""
+    """One start and what is predicted for it; ``model`` has the layers that the spec claims.
+
+    ``reason`` says why the skeleton has those layers too, where it has.
+    """
 
     skeleton: GgufSkeleton
     model: Model
     request: SizeRequest
     engine: LlamaCpp
+    reason: str = ""
 
     @property
     def result(self) -> SizeResult:
@@ -96,7 +102,8 @@ def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     progress("looking for llama.cpp")
     versions = _versions(python)
     start = _prepare(result)
-    _refuse_size(start)
+    what = f"a skeleton of {start.skeleton.num_layers} layers"
+    refuse_size(what, start.result.allocated_bytes, host_memory()[1], start.request.context_tokens)
     progress(f"starting llama.cpp ({start.skeleton.arch})")
     answer = _ask(_question(start), python)
     problem = answer.body.get("refused") or answer.body.get("error")
@@ -119,26 +126,33 @@ def _versions(python: str) -> Mapping[str, Any]:
 
 
 def _ask(body: Mapping[str, Any], python: str) -> Answer:
-    return ask(Question(script=_SCRIPT, body=body, python=python, seconds=_SECONDS))
+    return ask(Question(script=_SCRIPT, body=body, python=python, seconds=_SECONDS, environment=_ENVIRONMENT))
 
 
 def _prepare(result: SizeResult) -> _Start:
     """The skeleton, and the same request for the layers that it has."""
-    request, parallel = result.request, result.request.parallel
-    if (parallel.tp, parallel.pp, parallel.dp, parallel.dcp) != (1, 1, 1, 1) or request.include_draft:
-        raise UnsupportedError("llama.cpp is started on one device without draft layers here", "leave --tp and --mtp out")
-    published = read_published(result.model)
-    skeleton = gguf_skeleton(published)
-    claimed = replace(published.architecture, layers=result.model.architecture.layers[: skeleton.num_layers])
+    request = result.request
+    refuse_ranks("llama.cpp", request)
+    published, reason = _published(result.model)
+    skeleton = gguf_skeleton(published, result.model.architecture.layers)
+    kept = None if skeleton.num_layers == published.architecture.num_layers else skeleton.num_layers
+    claimed = replace(published.architecture, layers=result.model.architecture.layers[:kept])
     model = replace(published, name=result.model.name, architecture=replace(claimed, draft_layers=()))
     engine = get_engine("llamacpp")
     assert isinstance(engine, LlamaCpp)
-    settings = EngineSettings(num_speculative_tokens=request.settings.num_speculative_tokens)
-    words = RequestWords(kv_dtype=_dtype_word(result), settings=settings)
+    words = RequestWords(kv_dtype=_dtype_word(result))
     longest = request.settings.max_model_len or request.context_tokens
     choice = replace(build_choice(model, words, engine), policy=request.choice.policy)
-    asked = replace(request, context_tokens=longest, choice=choice, settings=settings)
-    return _Start(skeleton=skeleton, model=model, request=asked, engine=engine)
+    asked = replace(request, context_tokens=longest, choice=choice, settings=EngineSettings())
+    return _Start(skeleton=skeleton, model=model, request=asked, engine=engine, reason=reason)
+
+
+def _published(model: Model) -> tuple[Model, str]:
+    """The model as published; the model itself, with the reason, where nothing says how that is."""
+    try:
+        return read_published(model), ""
+    except UnsupportedError as error:
+        return model, error.message
 
 
 def _dtype_word(result: SizeResult) -> str:
@@ -146,18 +160,6 @@ def _dtype_word(result: SizeResult) -> str:
     kv_format = result.request.choice.kv_format
     chosen = result.engine in ("llamacpp", "ollama") or kv_format.name != kv_format.native.name
     return kv_format.name if chosen else "auto"
-
-
-def _refuse_size(start: _Start) -> None:
-    """Raise DoesNotFitError where the skeleton's cache leaves the host no room."""
-    needed, free = start.result.allocated_bytes, host_memory()[1]
-    usable = max(0, free - margin_bytes(free))
-    if needed > usable:
-        tokens = start.request.context_tokens * usable // needed
-        raise DoesNotFitError(
-            f"{start.skeleton.num_layers} layers need {format_bytes(needed)} of cache, and {format_bytes(usable)} are free",
-            f"about {tokens} tokens would fit: lower --ctx or --concurrency",
-        )
 
 
 def _question(start: _Start) -> dict[str, Any]:
@@ -171,7 +173,6 @@ def _question(start: _Start) -> dict[str, Any]:
         "swa_full": engine.swa_full,
         "unified": engine.unified,
         "flash_attention": engine.flash_attention,
-        "speculative": start.request.settings.num_speculative_tokens or 0,
     }
     skeleton = start.skeleton
     return {
@@ -251,5 +252,7 @@ def _notes(start: _Start, versions: Mapping[str, Any]) -> Iterator[str]:
         f"llama-cpp-python {version} ran on the CPU with the first {skeleton.num_layers} layers as {skeleton.arch}; "
         "it logs hundredths of a MiB"
     )
+    if start.reason:
+        yield f"the skeleton's shapes are those of the model at hand: {start.reason}"
     if version != READ_FROM:
         yield f"kvplan's rules of llama.cpp are those of llama-cpp-python {READ_FROM}, not of {version}"

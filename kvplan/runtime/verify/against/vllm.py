@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from kvplan.core.accelerator import Accelerator
-from kvplan.core.errors import DoesNotFitError, UnsupportedError, UsageError
+from kvplan.core.errors import UnsupportedError, UsageError
 from kvplan.core.geometry import place_layers
 from kvplan.core.model import Model
 from kvplan.core.request import SizeRequest, SizeResult
@@ -21,8 +18,9 @@ from kvplan.engines import engine_versions, get_engine
 from kvplan.engines.vllm import Vllm
 from kvplan.engines.vllm.plan import Plan, make_plan
 from kvplan.planning.size import engine_request, size_model, split_stages
-from kvplan.runtime.verify.device import Progress, margin_bytes
+from kvplan.runtime.verify.device import Progress
 from kvplan.runtime.verify.engine_process import Answer, Question, ask
+from kvplan.runtime.verify.engine_room import accelerator_of, refuse_ranks, refuse_size, usable_bytes
 from kvplan.runtime.verify.engine_skeleton import ConfigSkeleton, config_skeleton
 from kvplan.runtime.verify.findings import Findings, layer_words
 from kvplan.runtime.verify.host_memory import host_memory
@@ -88,41 +86,29 @@ class _Start:
 
 def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     """Start vLLM for the request of ``result``. Raises KvplanError as ``verify_engine`` says."""
-    _check_request(result.request)
+    refuse_ranks("vLLM", result.request)
     progress("looking for vLLM")
-    probe = _ask({}, python, _PROBE_SECONDS).body
+    probe = _ask(Question(script=_SCRIPT, body={}, python=python, seconds=_PROBE_SECONDS)).body
     engine, notes = _rules(probe)
     skeleton = config_skeleton(result.model, TEXT_CLASSES)
     request = _request(result.request, skeleton.model, probe["device"])
     start = _Start(skeleton=skeleton, request=request, engine=engine, kv_memory_bytes=0)
     start = replace(start, kv_memory_bytes=_cache_bytes(start, probe["device"]))
     progress(f"starting vLLM {probe['version']}")
-    answer = _ask(_question(start), python, _START_SECONDS, skeleton.values)
+    answer = _ask(_question(start, python))
     if "refused" in answer.body:
         raise UnsupportedError(f"vLLM {probe['version']} does not start on the skeleton: {_one_line(answer)}")
     start = _as_resolved(start, answer.body)
     return Findings(checks=tuple(_checks(start, answer)), notes=(*notes, _how(start, probe)))
 
 
-def _check_request(request: SizeRequest) -> None:
-    parallel = request.parallel
-    if (parallel.tp, parallel.pp, parallel.dp, parallel.dcp) != (1, 1, 1, 1):
-        raise UnsupportedError("vLLM is started on one rank here", "leave --tp, --pp, --dp and --dcp out")
-    if request.include_draft or request.settings.num_speculative_tokens:
-        raise UnsupportedError("vLLM is started without draft layers here", "leave --mtp out")
-
-
-def _ask(body: Mapping[str, Any], python: str, seconds: float, values: Mapping[str, Any] | None = None) -> Answer:
-    """The script's answer; a model's config is written to a folder for it. Raises UnsupportedError without vLLM."""
-    with tempfile.TemporaryDirectory() as folder:
-        if values is not None:
-            Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
-            body = {**body, "model": folder}
-        asked = Question(script=_SCRIPT, body=body, python=python, seconds=seconds, environment=_ENVIRONMENT)
-        answer = ask(asked)
+def _ask(question: Question) -> Answer:
+    """The script's answer. Raises UnsupportedError without vLLM."""
+    answer = ask(question)
     if answer.body.get("version") is None:
         raise UnsupportedError(
-            f"vLLM is not installed in {python}: pip install vllm", f"name another with --engine-python or {VARIABLE}"
+            f"vLLM is not installed in {question.python}: pip install vllm",
+            f"name another with --engine-python or {VARIABLE}",
         )
     return answer
 
@@ -149,21 +135,11 @@ def _request(request: SizeRequest, model: Model, device: Mapping[str, Any]) -> S
     """The request for the engine's own device."""
     settings = replace(request.settings, max_model_len=request.settings.max_model_len or request.context_tokens)
     if device["kind"] != "cpu":
-        return replace(request, settings=replace(settings, accelerator=_accelerator(device)))
+        return replace(request, settings=replace(settings, accelerator=accelerator_of(device)))
     batched = settings.max_num_batched_tokens or _CPU_BATCHED_TOKENS
     block = settings.block_tokens or _cpu_block_tokens(model)
     settings = replace(settings, accelerator=_CPU_STAND_IN, max_num_batched_tokens=batched, block_tokens=block)
     return replace(request, settings=settings)
-
-
-def _accelerator(device: Mapping[str, Any]) -> Accelerator:
-    major, minor = device["compute_capability"]
-    return Accelerator(
-        name=device["name"],
-        vendor=device["vendor"],
-        memory_bytes=device["memory_bytes"],
-        compute_capability=(major, minor),
-    )
 
 
 def _cpu_block_tokens(model: Model) -> int:
@@ -183,26 +159,17 @@ def _cache_bytes(start: _Start, device: Mapping[str, Any]) -> int:
     if not rank.bytes_per_block:
         raise UnsupportedError(f"{start.skeleton.model.name} has no cache in vLLM")
     needed = max(_LEAST_CACHE_BYTES, rank.allocated_bytes + 2 * rank.bytes_per_block)
-    free = host_memory()[1] if device["kind"] == "cpu" else device["free_bytes"]
-    wanted, usable = stated or needed, free - margin_bytes(free)
-    if wanted <= usable:
-        return wanted
-    if stated:
-        raise UsageError(f"--kv-memory {format_bytes(stated)}: {format_bytes(max(usable, 0))} are free for it")
-    tokens = max(0, longest * usable // needed)
-    raise DoesNotFitError(
-        f"a request of {longest} tokens needs {format_bytes(needed)} of cache, and {format_bytes(max(usable, 0))} are free",
-        f"about {tokens} tokens would fit: lower --ctx",
-    )
+    free = host_memory()[1] if device["kind"] == "cpu" else int(device["free_bytes"])
+    if stated is None:
+        refuse_size(f"a request of {longest} tokens", needed, free, longest)
+    elif stated > usable_bytes(free):
+        raise UsageError(f"--kv-memory {format_bytes(stated)}: {format_bytes(usable_bytes(free))} are free for it")
+    return stated or needed
 
 
-def _question(start: _Start) -> dict[str, Any]:
+def _question(start: _Start, python: str) -> Question:
     """The arguments of ``vllm.LLM``."""
-    settings, kv_format = start.request.settings, start.request.choice.kv_format
-    layers = start.skeleton.model.architecture.layers
-    stages = split_stages(place_layers(layers, kv_format), 1, len(layers))
-    asked = engine_request(start.skeleton.model, start.request, stages)
-    run = start.engine.run_of(asked)
+    settings, kv_format, run = start.request.settings, start.request.choice.kv_format, start.plan().run
     skipped = [*map(str, sorted(kv_format.native_layers)), *(["sliding_window"] if kv_format.native_windows else [])]
     arguments = {
         "dtype": _TORCH_DTYPES[start.skeleton.model.dtype],
@@ -218,7 +185,14 @@ def _question(start: _Start) -> dict[str, Any]:
         "mamba_ssm_cache_dtype": start.engine.mamba_ssm_cache_dtype,
         "attention_backend": settings.attention_backend,
     }
-    return {"arguments": {name: value for name, value in arguments.items() if value not in (None, "auto")}}
+    return Question(
+        script=_SCRIPT,
+        body={"arguments": {name: value for name, value in arguments.items() if value not in (None, "auto")}},
+        python=python,
+        seconds=_START_SECONDS,
+        environment=_ENVIRONMENT,
+        config=start.skeleton.values,
+    )
 
 
 def _as_resolved(start: _Start, answer: Mapping[str, Any]) -> _Start:

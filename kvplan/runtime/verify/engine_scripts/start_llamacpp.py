@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import json
+import math
 import os
 import re
 import sys
@@ -38,11 +39,10 @@ def listen() -> None:
     global _callback  # ctypes keeps no reference
     import llama_cpp
 
-    @llama_cpp.llama_log_callback
     def keep(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
         _logged.append(text.decode("utf-8", "replace"))
 
-    _callback = keep
+    _callback = llama_cpp.llama_log_callback(keep)
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
 
@@ -82,7 +82,7 @@ def shape_in_another_block(name: str, shapes: dict[str, list[int]]) -> list[int]
 
 
 def write_file(arch: str, header: dict[str, Any], shapes: dict[str, list[int]], path: Path) -> None:
-    """A GGUF file with a header and with tensors of zeros."""
+    """A GGUF file with a header and with tensors of zeros, which take no room on most disks."""
     import gguf
     import numpy
 
@@ -90,12 +90,22 @@ def write_file(arch: str, header: dict[str, Any], shapes: dict[str, list[int]], 
     for key, value in {"context_length": 65536, "vocab_size": 64, **header}.items():
         add(writer, f"{arch}.{key}", value)
     writer.add_tokenizer_model("no_vocab")
+    data_bytes = 0
     for name, shape in shapes.items():
-        writer.add_tensor(name, numpy.zeros(list(reversed(shape)), dtype=numpy.float32))
+        size = 4 * math.prod(shape)
+        writer.add_tensor_info(name, list(reversed(shape)), numpy.dtype(numpy.float32), size)
+        data_bytes += padded(size)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
     writer.close()
+    with path.open("r+b") as file:
+        file.truncate(padded(path.stat().st_size) + data_bytes)
+
+
+def padded(size: int) -> int:
+    """Up to GGUF's default alignment of 32 bytes."""
+    return -(-size // 32) * 32
 
 
 def add(writer: Any, key: str, value: Any) -> None:

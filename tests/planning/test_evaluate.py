@@ -1,0 +1,359 @@
+"""Records become verdicts: pass, fail, inconclusive with the samples that would decide, and pairs that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import exp, nan
+from random import Random
+from typing import Any
+
+import pytest
+
+from kvplan.core.errors import EvaluationError, UnknownNameError
+from kvplan.core.evaluation import Estimate, Evaluation, MethodReport, Record, Thresholds
+from kvplan.planning.evaluate import evaluate_records
+from kvplan.planning.quality_gates import canonical_method, judge, method_kinds, percent, thresholds_for
+from kvplan.specs.thresholds import ThresholdRules
+
+LONG = 65537
+
+
+def evaluated(records: Iterable[Record], context_tokens: int = 2048, **options: Any) -> Evaluation:
+    return evaluate_records(
+        records, model="demo", device="cpu", versions={}, settings={}, context_tokens=context_tokens, **options
+    )
+
+
+def only(found: Evaluation) -> MethodReport:
+    (report,) = found.methods
+    return report
+
+
+def scored(method: str, shift: float, samples: int = 8, spread: float = 0.0, kld: float = 0.001) -> list[Record]:
+    """32 tokens a sample; each loses ``shift`` nats, and the samples differ by ``spread`` around it."""
+    rng = Random(3)
+    records = []
+    for at in range(samples):
+        nll = [2 + rng.random() for _ in range(32)]
+        own = shift + spread * (-1) ** at if method != "none" else 0.0
+        values = {
+            "nll": [value + own for value in nll],
+            "kld": [0.0 if method == "none" else kld] * 32,
+            "same_top": [1] * 32,
+        }
+        records.append(Record(task="perplexity", method=method, sample=f"text {at}", values=values))
+    return records
+
+
+def answered(task: str, method: str, correct: Sequence[int]) -> list[Record]:
+    """Needles come at depths 0 and 1 in turn, all of 512 tokens."""
+    place = {"length_tokens": 512, "num_keys": 1}
+    return [
+        Record(
+            task=task,
+            method=method,
+            sample=f"{at}",
+            values={"correct": value, **({**place, "depth_ratio": float(at % 2)} if task == "needle" else {})},
+        )
+        for at, value in enumerate(correct)
+    ]
+
+
+def timed(method: str, prefill: Sequence[float], decode: Sequence[float]) -> Record:
+    values = {"prefill_seconds": list(prefill), "decode_seconds": list(decode)}
+    return Record(task="latency", method=method, sample="1k", values=values)
+
+
+def test_a_small_loss_passes_and_the_reason_has_the_figures() -> None:
+    report = only(evaluated(scored("none", 0) + scored("int8", 0.001, spread=0.0005)))
+    assert report.verdict == "pass"
+    assert report.perplexity_increase_ratio is not None
+    assert report.perplexity_increase_ratio.value == pytest.approx(exp(0.001) - 1)
+    assert report.perplexity_increase_ratio.count == 8
+    assert report.reason == (
+        "perplexity increase 0.1% (0.06% to 0.14%), below 0.5%; accuracy drop was not measured (task qa)"
+    )
+
+
+def test_a_large_loss_fails() -> None:
+    report = only(evaluated(scored("none", 0) + scored("int4", 0.1, spread=0.01)))
+    assert report.verdict == "fail"
+    assert "perplexity increase 10.5%" in report.reason
+    assert "not below 2%" in report.reason
+    assert not evaluated(scored("none", 0) + scored("int4", 0.1)).passed
+
+
+def test_a_loss_that_the_samples_do_not_pin_down_is_inconclusive_and_says_how_many_would() -> None:
+    """Means of samples lie 0.01 off 0.003; 0.00199 to the limit: 7.849 * 0.01^2 * 8/7 / 0.00199^2 = 227."""
+    report = only(evaluated(scored("none", 0) + scored("int8", 0.003, spread=0.01)))
+    (gate,) = report.gates
+    assert (report.verdict, gate.verdict, gate.needed_count) == ("inconclusive", "inconclusive", 227)
+    assert "does not clear 0.5%: about 227 samples would decide, 8 were taken" in report.reason
+
+
+def test_the_needed_samples_do_decide() -> None:
+    found = only(evaluated(scored("none", 0, samples=228) + scored("int8", 0.003, samples=228, spread=0.01)))
+    assert found.verdict == "pass"
+
+
+def test_tokens_of_one_text_are_no_independent_samples() -> None:
+    """Twelve times the tokens in as many texts leave the interval as it is."""
+    few = only(evaluated(scored("none", 0) + scored("int8", 0.003, spread=0.01)))
+    many = [
+        replace(record, values={name: values * 12 for name, values in record.values.items()})
+        for record in scored("none", 0) + scored("int8", 0.003, spread=0.01)
+    ]
+    same = only(evaluated(many))
+    assert same.perplexity_increase_ratio is not None
+    assert few.perplexity_increase_ratio is not None
+    assert same.perplexity_increase_ratio.high == pytest.approx(few.perplexity_increase_ratio.high)
+
+
+def test_one_text_alone_is_cut_into_eight() -> None:
+    report = only(evaluated(scored("none", 0, samples=1) + scored("int8", 0.001, samples=1)))
+    assert report.perplexity_increase_ratio is not None
+    assert report.perplexity_increase_ratio.count == 8
+
+
+def test_divergences_have_a_mean_a_tail_and_a_largest() -> None:
+    records = scored("none", 0) + scored("int8", 0, kld=0.002)
+    records[-1].values["kld"][0] = 0.5
+    report = only(evaluated(records))
+    assert report.kld_mean is not None
+    assert report.kld_mean.value == pytest.approx((255 * 0.002 + 0.5) / 256)
+    assert report.kld_mean.low >= 0
+    assert (report.kld_p99, report.kld_max) == (pytest.approx(0.002), 0.5)
+
+
+def test_tokens_that_all_agree_leave_a_rate_below_three_over_their_number() -> None:
+    report = only(evaluated(scored("none", 0) + scored("int8", 0)))
+    assert report.top1_agreement_ratio == Estimate(value=1.0, low=1 - 3 / 256, high=1.0, count=8)
+
+
+def test_stricter_gates_on_the_distribution_are_judged_where_they_are_asked_for() -> None:
+    rules = ThresholdRules(everywhere={"kld_mean": 0.0005, "top1_disagreement_ratio": 0.01})
+    report = only(evaluated(scored("none", 0) + scored("int8", 0), rules=rules))
+    verdicts = {gate.name: (gate.verdict, gate.needed_count) for gate in report.gates}
+    assert verdicts["kld_mean"] == ("fail", None)
+    assert verdicts["top1_disagreement_ratio"] == ("inconclusive", 10)  # 3 / 0.01 = 300 tokens, 32 in a text
+    assert report.verdict == "fail"
+    assert report.reason.startswith("mean KLD 0.001 (0.001 to 0.001), not below 0.0005")
+
+
+def test_accuracy_is_paired_question_by_question() -> None:
+    """Of 400 questions 10 are lost and 6 gained: a drop of 1 %, decided by 7.849 * 0.04 / 0.02^2 = 785 at 3 %."""
+    before = [1] * 200 + [0] * 200
+    after = [0] * 10 + [1] * 190 + [1] * 6 + [0] * 194
+    report = only(evaluated(answered("qa", "none", before) + answered("qa", "int4", after)))
+    assert report.accuracy_ratio is not None
+    assert report.accuracy_drop_ratio is not None
+    assert report.accuracy_ratio.value == 196 / 400
+    assert report.accuracy_drop_ratio.value == pytest.approx(0.01)
+    (gate,) = report.gates
+    assert (gate.verdict, gate.needed_count) == ("inconclusive", 785)
+
+
+def test_an_accuracy_drop_below_one_percent_cannot_be_certified_on_200_questions() -> None:
+    report = only(evaluated(answered("qa", "none", [1] * 200) + answered("qa", "int8", [1] * 200)))
+    assert report.verdict == "inconclusive"
+    assert report.gates[0].needed_count == 301
+    decided = only(evaluated(answered("qa", "none", [1] * 301) + answered("qa", "int8", [1] * 301)))
+    assert decided.verdict == "pass"
+
+
+def test_needles_make_a_grid_and_a_window_fails_on_the_old_ones() -> None:
+    found = evaluated(answered("needle", "none", [1] * 60) + answered("needle", "window:256", [0, 1] * 30))
+    assert dict(only(found).needle_grid) == {(512, 0.0): 0.0, (512, 1.0): 1.0}
+    assert dict(found.baseline.needle_grid) == {(512, 0.0): 1.0, (512, 1.0): 1.0}
+    assert only(found).verdict == "fail"
+    assert found.baseline.verdict == "pass"
+    assert found.baseline.needle_recall_ratio == Estimate(value=1.0, low=1 - 3 / 60, high=1.0, count=60)
+
+
+def test_what_drops_tokens_does_not_pass_without_a_needle_test() -> None:
+    """Perplexity is nearly blind to what retrieval loses."""
+    report = only(evaluated(scored("none", 0) + scored("snapkv:keep=0.5", 0.001)))
+    assert report.gates[0].verdict == "pass"
+    assert report.verdict == "inconclusive"
+    assert "needle drop was not measured (task needle)" in report.reason
+    assert only(evaluated(scored("none", 0) + scored("int8", 0.001), LONG)).verdict == "inconclusive"
+
+
+def test_a_failed_gate_goes_before_one_that_is_open() -> None:
+    records = scored("none", 0) + scored("h2o", 0.1)
+    records += answered("needle", "none", [1] * 20) + answered("needle", "h2o", [1] * 20)
+    report = only(evaluated(records))
+    assert {gate.name: gate.verdict for gate in report.gates} == {
+        "perplexity_increase_ratio": "fail",
+        "needle_drop_ratio": "inconclusive",
+    }
+    assert report.verdict == "fail"
+    assert "needle drop" not in report.reason
+
+
+def test_nothing_but_times_proves_nothing() -> None:
+    report = only(evaluated([timed("none", [1, 1], [1, 1]), timed("int8", [1, 1], [1, 1])]))
+    assert report.verdict == "inconclusive"
+    assert report.reason.startswith("perplexity increase was not measured")
+
+
+def test_times_are_ratios_to_the_turn_beside_them() -> None:
+    """The machine halves its pace; the ratio is 1.5 all along."""
+    records = [timed("none", [1.0, 2.0, 4.0], [0.1, 0.2, 0.4]), timed("int8", [1.5, 3.0, 6.0], [0.1, 0.2, 0.4])]
+    report = only(evaluated(records))
+    assert report.prefill_ratio is not None
+    assert report.latency_ratio is not None
+    assert (report.prefill_ratio.value, report.prefill_ratio.high) == (pytest.approx(1.5), pytest.approx(1.5))
+    assert (report.latency_ratio.value, report.latency_ratio.count) == (pytest.approx(1.0), 3)
+
+
+def test_times_of_a_resumed_run_are_compared_with_the_turns_they_were_taken_with() -> None:
+    own = timed("int8", [3.0, 3.0], [3.0, 3.0])
+    beside = {"baseline_prefill_seconds": [2.0, 2.0], "baseline_decode_seconds": [1.0, 1.0]}
+    records = [timed("none", [9.0, 9.0], [9.0, 9.0]), replace(own, values={**own.values, **beside})]
+    report = only(evaluated(records))
+    assert report.prefill_ratio is not None
+    assert report.prefill_ratio.value == pytest.approx(1.5)
+
+
+def test_one_repeat_has_no_interval() -> None:
+    with pytest.raises(EvaluationError, match="one repeat"):
+        evaluated([timed("none", [1], [1]), timed("int8", [1], [1])])
+
+
+def test_memory_is_that_of_the_longest_sample() -> None:
+    def stored(method: str, tokens: int, steady: int) -> Record:
+        values = {"tokens": tokens, "steady_bytes": steady, "peak_bytes": 10 * steady}
+        return Record(task="memory", method=method, sample=f"{tokens}", values=values)
+
+    found = evaluated(
+        [stored("none", 1024, 100), stored("none", 2048, 200), stored("int8", 1024, 60), stored("int8", 2048, 106)]
+    )
+    report = only(found)
+    assert (report.memory_ratio, report.steady_bytes, report.peak_bytes) == (0.53, 106, 1060)
+    assert (found.baseline.memory_ratio, found.baseline.steady_bytes) == (1.0, 200)
+
+
+def test_methods_stay_in_their_order() -> None:
+    records = scored("none", 0) + scored("int8", 0) + scored("fp8", 0) + scored("int4", 0)
+    assert [report.method for report in evaluated(records).methods] == ["int8", "fp8", "int4"]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (scored("int8", 0), "nothing was measured with the uncompressed cache"),
+        (scored("none", 0) + scored("int8", 0)[:-1], "1 samples of perplexity have no partner: int8 lacks 'text 7'"),
+        (scored("none", 0)[:-1] + scored("int8", 0), "no partner: the baseline lacks 'text 7'"),
+        (scored("none", 0) + scored("int8", 0) + scored("int8", 0)[:1], "int8: perplexity has the sample 'text 0' twice"),
+        (scored("none", 0) + answered("qa", "int8", [1]), "1 samples of qa have no partner: the baseline lacks '0'"),
+        ([Record(task="poetry", method="none", sample="0", values={})], "unknown task 'poetry'"),
+    ],
+)
+def test_samples_without_a_partner_are_refused(records: list[Record], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        evaluated(records)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"), [("nll", [1.0], "other tokens"), ("kld", [nan] * 32, "no number")]
+)
+def test_tokens_without_a_partner_are_refused(name: str, values: list[float], message: str) -> None:
+    records = scored("none", 0) + scored("int8", 0)
+    records[-1] = replace(records[-1], values={**records[-1].values, name: values})
+    with pytest.raises(EvaluationError, match=f"int8: sample 'text 7' has .*{message}"):
+        evaluated(records)
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"),
+    [
+        ("none", ()),
+        ("int8", ("int8",)),
+        ("q8_0", ("int8",)),
+        ("fp8", ("fp8",)),
+        ("mxfp8", ("fp8",)),
+        ("kivi2", ("int4",)),
+        ("turboquant_k8v4", ("int4",)),
+        ("q8_0/q4_0", ("int8", "int4")),
+        ("auto/q4_0", ("int4",)),
+        ("fp16", ("int8",)),
+        ("h2o:keep=0.5", ("prune",)),
+        ("h2o:keep=1", ("int8",)),
+        ("threshold:keep=1,threshold=0.01", ("prune",)),
+        ("window:1024,sinks=4", ("prune",)),
+        ("int8+snapkv:keep=0.5", ("int8", "prune")),
+        ("tiers:1024=bf16,4096=int8,rest=int4", ("int8", "int4")),
+        ("tiers:1024=bf16,rest=drop", ("prune",)),
+        ("press:SnapKVPress:compression_ratio=0.5", ("prune",)),
+    ],
+)
+def test_a_method_is_of_the_kinds_of_its_parts(method: str, kinds: tuple[str, ...]) -> None:
+    assert method_kinds(method) == kinds
+
+
+def test_the_default_limits_are_those_that_were_agreed() -> None:
+    limits = {method: thresholds_for(method, 4096) for method in ("int8", "fp8", "int4", "snapkv:keep=0.5")}
+    asked = {
+        method: (one.perplexity_increase_ratio, one.accuracy_drop_ratio, one.needle_drop_ratio)
+        for method, one in limits.items()
+    }
+    assert asked == {
+        "int8": (0.005, 0.01, None),
+        "fp8": (0.005, 0.01, None),
+        "int4": (0.02, 0.03, None),
+        "snapkv:keep=0.5": (0.03, 0.05, 0.05),
+    }
+    assert thresholds_for("int8", LONG).needle_drop_ratio == 0.02
+    assert thresholds_for("int8", 4096, quality="strict").perplexity_increase_ratio == 0.0025
+
+
+def test_several_kinds_get_the_loosest_limit_and_the_reason_says_so() -> None:
+    both = thresholds_for("int8+snapkv:keep=0.5", 4096)
+    assert both == thresholds_for("snapkv:keep=0.5", 4096)
+    report = only(evaluated(scored("none", 0) + scored("int8+snapkv:keep=0.5", 0)))
+    assert report.reason.endswith("limits are the loosest of int8 and prune")
+
+
+def test_limits_of_a_file_go_from_all_to_the_kind_to_the_method_under_any_of_its_names() -> None:
+    rules = ThresholdRules(
+        everywhere={"kld_mean": 0.01},
+        kinds={"int8": {"kld_mean": 0.005}},
+        methods={"int8": {"accuracy_drop_ratio": None}, "h2o:0.5": {"kld_mean": 0.1}},
+    )
+    assert thresholds_for("int8_per_token_head", 4096, rules) == Thresholds(
+        perplexity_increase_ratio=0.005, kld_mean=0.005
+    )
+    assert thresholds_for("q8_0", 4096, rules).accuracy_drop_ratio == 0.01
+    assert thresholds_for("h2o:keep=0.5", 4096, rules).kld_mean == 0.1
+    assert thresholds_for("h2o:keep=0.25", 4096, rules).kld_mean == 0.01
+
+
+def test_an_alias_and_its_format_are_one_method() -> None:
+    assert canonical_method("int8+h2o:0.5") == canonical_method("int8_per_token_head+heavy_hitters:keep=0.5")
+
+
+def test_a_method_that_is_none_is_named_with_what_is_near() -> None:
+    with pytest.raises(UnknownNameError) as raised:
+        thresholds_for("intt8", 4096)
+    assert "int8" in (raised.value.hint or "")
+
+
+def test_a_limit_is_passed_below_it_only() -> None:
+    def verdict(low: float, high: float) -> str:
+        estimate = Estimate(value=(low + high) / 2, low=low, high=high, count=8)
+        return judge("kld_mean", 0.1, estimate, lambda limit: None).verdict
+
+    assert [verdict(0, 0.09), verdict(0, 0.1), verdict(0.09, 0.2), verdict(0.1, 0.2)] == [
+        "pass",
+        "inconclusive",
+        "inconclusive",
+        "fail",
+    ]
+
+
+def test_shares_are_written_short() -> None:
+    assert [percent(share) for share in (0.00411, 0.123, -0.00001, 0.05, 1.0, 0.0, 12.3456)] == [
+        *("0.41%", "12.3%", "0%", "5%", "100%", "0%", "1234.6%")
+    ]
