@@ -40,6 +40,10 @@ THIRD_PARTY: dict[str, set[str]] = {
 ENGINE_SCRIPTS = "runtime/verify/engine_scripts"
 """Scripts that an engine's own interpreter runs: each imports its engine, and nothing of kvplan."""
 
+ENGINE_SCRIPTS = ROOT / "runtime" / "verify" / "engine_scripts"
+"""Run by the interpreters that have an engine: they know that engine, and no kvplan."""
+
+OF_ENGINES = {"torch", "numpy", "vllm", "sglang", "llama_cpp", "gguf"}
 STANDARD = {"__future__"} | set(__import__("sys").stdlib_module_names)
 EXTENSIONS = ("families", "formats", "policies", "engines", "launchers")
 
@@ -57,12 +61,22 @@ def sources() -> list[Path]:
     return sorted(path for path in ROOT.rglob("*.py") if "model_specs" not in path.parts)
 
 
+def house() -> list[Path]:
+    return [path for path in sources() if path.parent != ENGINE_SCRIPTS]
+
+
 def folder_of(path: Path) -> str:
     relative = path.relative_to(ROOT)
     return relative.parts[0] if len(relative.parts) > 1 else ""
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted(ENGINE_SCRIPTS.glob("*.py")), ids=lambda path: path.name)
+def test_a_script_for_an_engines_interpreter_knows_no_kvplan(path: Path) -> None:
+    tops = {module.split(".")[0] for module in imported_modules(path)}
+    assert tops <= STANDARD | OF_ENGINES
+
+
+@pytest.mark.parametrize("path", house(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_imports_lower_floors_only(path: Path) -> None:
     folder = folder_of(path)
     if folder == "":

@@ -77,16 +77,26 @@ def predict_compressed(model: Model, run: Run, choice: CacheChoice) -> list[Laye
 
 
 def other_release(model: Model, version: str) -> str | None:
-    """Why the rules, which are those of transformers 5.23.0, are not those of this release; None where they are.
-
-    Seen by running 5.17.0 against every packaged config: it departs for sparse latent attention alone.
-    """
+    """Why this release of transformers does not keep to the rules, which are those of 5.23.0; None where it does."""
     release = tuple(int(number) for number in version.split(".")[:2])
-    sparse = any(isinstance(kind, IndexKeys) for layer in model.architecture.layers for kind in layer)
-    latent = any(isinstance(kind, Latent) for layer in model.architecture.layers for kind in layer)
-    if sparse and latent and model.family != "deepseek_v4" and release < (5, 18):
-        return f"transformers {version} caches the expanded heads of sparse latent attention, and latents since 5.18"
+    for departs, since, words in _EARLIER_RELEASES:
+        if release < since and departs(model):
+            return f"transformers {version} {words} since {'.'.join(map(str, since))}"
     return None
+
+
+def _has_sparse_latents(model: Model) -> bool:
+    kinds = [kind for layer in model.architecture.layers for kind in layer]
+    sparse = any(isinstance(kind, IndexKeys) for kind in kinds)
+    return model.family != "deepseek_v4" and sparse and any(isinstance(kind, Latent) for kind in kinds)
+
+
+_EARLIER_RELEASES = (
+    (_has_sparse_latents, (5, 18), "caches the expanded heads of sparse latent attention, and latents"),
+    (lambda model: model.family in WINDOW_EXTRA, (5, 20), "keeps a window of 128 tokens where the class has had 129"),
+)
+"""Who departs, since which release no longer, and how: 5.17.0 run against every packaged config, and the sources of
+5.17 to 5.22 for the release in which it changed."""
 
 
 def is_compressed(layer: Layer) -> bool:

@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from kvplan.core.errors import KvplanError, UnsupportedError
 from kvplan.core.model import Model
 from kvplan.core.search import last_true
+from kvplan.core.units import MAX_TOKENS
 from kvplan.core.verification import Check
 from kvplan.runtime.attention import attending
 from kvplan.runtime.transformers_cache import CompressedCache, CompressedLayer
@@ -80,7 +81,7 @@ def plan_runs(
     A prompt beyond a window that takes ``device`` too long runs on the meta device, besides a shorter one here.
     """
     encoder_tokens = _ENCODER_TOKENS if encoder_argument(skeleton.model) else 0
-    windows = [kind.window_tokens for layer in model.architecture.layers for kind in layer if kind.window_tokens]
+    windows = _windows(model)
     wanted = tokens or _prompt_tokens(model, windows)
     here = [
         CodeRun(size=Run(batch=batch, tokens=min(wanted, most), encoder_tokens=encoder_tokens), device=device)
@@ -111,11 +112,17 @@ def check_run(model: Model, skeleton: Skeleton, run: CodeRun) -> Iterator[Check]
         yield from _compare(_predict(model, cache, run, grown), _measure(code, cache), run, f"{STEPS} tokens later")
 
 
+def _windows(model: Model) -> list[int]:
+    """The windows that a prompt within the model's longest context can leave behind."""
+    longest = model.architecture.max_context_tokens or MAX_TOKENS
+    windows = [kind.window_tokens for layer in model.architecture.layers for kind in layer if kind.window_tokens]
+    return [window for window in windows if window + _BEYOND + STEPS <= longest]
+
+
 def _prompt_tokens(model: Model, windows: list[int]) -> int:
-    """Beyond the largest window, within the model's longest context."""
-    wanted = max(windows) + _BEYOND if windows else _TOKENS
-    longest = model.architecture.max_context_tokens
-    return wanted if longest is None else min(wanted, longest - STEPS)
+    """Beyond the largest window, or enough for every residual, within the longest context."""
+    longest = model.architecture.max_context_tokens or MAX_TOKENS
+    return min(max(windows) + _BEYOND if windows else _TOKENS, longest - STEPS)
 
 
 def _affordable_tokens(model: Model, skeleton: Skeleton, device: torch.device, batch: int) -> int:
