@@ -9,6 +9,7 @@ import typer
 
 from kvplan import __version__
 from kvplan.cli.accelerators import list_accelerators, show_accelerator
+from kvplan.cli.evaluate import evaluate
 from kvplan.cli.fit import fit
 from kvplan.cli.models import check, import_model, list_models, show
 from kvplan.cli.options import Option
@@ -70,6 +71,7 @@ app.command("size")(with_typer_options(size))
 app.command("fit")(with_typer_options(fit))
 app.command("recommend")(with_typer_options(recommend))
 app.command("verify")(with_typer_options(verify))
+app.command("evaluate")(with_typer_options(evaluate))
 app.add_typer(models, name="models")
 for name, command in (("list", list_models), ("show", show), ("import", import_model), ("check", check)):
     models.command(name)(with_typer_options(command))

@@ -30,8 +30,8 @@ def require_torch() -> None:
 
     if find_spec("torch") is None:
         raise UnsupportedError(
-            'checks run real tensors, and torch is not installed: pip install "kvplan[torch]"',
-            "checks of the models' own code need kvplan[transformers]",
+            "checks run real tensors, and torch is not installed; in a checkout: pip install '.[torch]'",
+            "checks of the models' own code need '.[transformers]'",
         )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from kvplan.core.evaluation import Estimate, Evaluation, Gate, MethodReport
+from kvplan.planning.quality_gates import GATE_WORDS
 
 VERDICT_WORDS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
 NARROW_VERDICTS = {**VERDICT_WORDS, "inconclusive": "incon-\nclusive"}
@@ -32,14 +33,6 @@ _METRICS: dict[str, Callable[[MethodReport], Estimate | None]] = {
 }
 _BASELINE = {"PPL": "0%", "KLD": "0", "top-1": "100%", "time": "1.00x"}
 """What the baseline is against itself."""
-
-GATE_WORDS = {
-    "perplexity_increase_ratio": "perplexity increase",
-    "accuracy_drop_ratio": "accuracy drop",
-    "needle_drop_ratio": "needle drop",
-    "kld_mean": "mean KLD",
-    "top1_disagreement_ratio": "top-1 disagreement",
-}
 
 _BREAK = re.compile(r"(?<=[:,+/])")
 
@@ -188,9 +181,7 @@ def next_lines(found: Evaluation) -> list[str]:
         lines.append(f"Smallest that passes: {best.method}, {best.memory_ratio:.2f}x the memory")
     elif any(report.verdict == "fail" for report in found.methods):
         lines.append("Nothing here is shown to pass: more bits, or a larger share of the tokens")
-    lines.append(
-        "Next: add --json > quality.json, then kvplan recommend --model ... --gpu ... --evidence quality.json"
-    )
+    lines.append("Next: add --json > quality.json, then kvplan recommend --model ... --gpu ... --evidence quality.json")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The layout of a heat figure: a map for each method, lengths across and depths down, the share written in each cell."""
+"""The layout of a heat figure: a map for each method, lengths across, depths down, the share in each cell."""
 
 from __future__ import annotations
 
@@ -82,7 +82,5 @@ def _cell(share: float, left: float, top: float, width: float, tip: str) -> list
     fill, ink = heat(share)
     return [
         Rect(x=left, y=top, width=width, height=CELL_HEIGHT, fill=fill, stroke="paper", tip=tip),
-        Text(
-            x=left + width / 2, y=top + 17, text=f"{100 * share:.0f}", size=SMALL, fill=ink, anchor="middle", tip=tip
-        ),
+        Text(x=left + width / 2, y=top + 17, text=f"{100 * share:.0f}", size=SMALL, fill=ink, anchor="middle", tip=tip),
     ]

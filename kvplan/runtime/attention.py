@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -41,7 +42,7 @@ def attending(model: PreTrainedModel, cache: CompressedCache) -> Iterator[Compre
         yield cache
         return
     config = model.config.get_text_config(decoder=True)
-    _check(model, config)
+    _check(model, config, cache)
     before = config._attn_implementation
     config._attn_implementation = NAME
     token = _ACTIVE.set(cache)
@@ -63,6 +64,7 @@ def kvplan_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -76,7 +78,7 @@ def kvplan_attention(
     layer = cache.layer_in_step(getattr(module, "layer_idx", None)) if cache is not None else None
     if layer is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, softcap=softcap, **kwargs
         )
         return output
     if kwargs.get("position_bias") is not None:
@@ -122,7 +124,14 @@ def _with_mask(sight: Visibility, mask: Tensor | None) -> Visibility:
     return Visibility(positions=sight.positions, first_query=sight.first_query, mask=mask)
 
 
-def _check(model: PreTrainedModel, config: Any) -> None:
+def _check(model: PreTrainedModel, config: Any, cache: CompressedCache) -> None:
+    ours = cache.compressed_layers
+    others = {type(layer).__name__ for layer in cache.layers if isinstance(layer, DynamicLayer) and layer not in ours}
+    if others:
+        raise UnsupportedError(
+            f"{type(model).__name__} has layers whose tokens no policy can choose: {', '.join(sorted(others))}",
+            "use the policy none, or tiers",
+        )
     if not model._can_set_attn_implementation():
         raise UnsupportedError(
             f"{type(model).__name__} does not take an attention by name, so no policy can choose its tokens",

@@ -197,6 +197,8 @@ class CompressedCache(Cache):  # type: ignore[misc]
         plain = DynamicCache(config=config).layers
         placed = place_layers([_kinds(layer) for layer in plain], choice.kv_format)
         decoder = config.get_text_config(decoder=True)
+        if getattr(decoder, "cross_attention_layers", None):
+            raise UnsupportedError("layers that attend to images take their rows out of the cache themselves")
         rank, rope = getattr(decoder, "kv_lora_rank", None), getattr(decoder, "qk_rope_head_dim", None)
         widths = (rank, rope) if rank and rope else None
         super().__init__(layers=[_compress(layer, kinds[0], choice, widths) for layer, kinds in zip(plain, placed)])

@@ -88,7 +88,7 @@ class _Result(_Strict):
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """The Evaluation in a JSON file of ``kvplan evaluate``; keys that are not known are left aside. Raises FileError."""
+    """The Evaluation in a JSON file of ``kvplan evaluate``; unknown keys are left aside. Raises FileError."""
     envelope = load_json_object(path, "the JSON of kvplan evaluate", MAX_EVIDENCE_BYTES)
     if envelope.get("command") != "evaluate" or not isinstance(envelope.get("result"), dict):
         raise FileError(f"{path}: is not the answer of kvplan evaluate", _HOW)

@@ -144,7 +144,7 @@ def test_without_torch_one_line_says_what_to_install(kvplan: Run, monkeypatch: p
     for command in (ASKED, ("size", "-m", "gemma-3-1b", "--verify")):
         answer = kvplan(*command)
         assert answer.code == 2
-        assert 'pip install "kvplan[torch]"' in answer.err.splitlines()[0]
+        assert "pip install '.[torch]'" in answer.err.splitlines()[0]
 
 
 def test_without_transformers_model_code_is_left_out_with_the_reason(

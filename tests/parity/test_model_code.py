@@ -1,4 +1,4 @@
-"""The model code check over every packaged spec with a published config: 23 releases' worth of other people's code.
+"""The model code check over every packaged spec with a published config, but for those that transformers cannot build.
 
 Each model runs its own cache and a compressed one on the CPU; together they stop after half an hour.
 """
@@ -30,8 +30,33 @@ MOST_SECONDS = 1800
 STARTED = time.monotonic()
 SPECS = {path.stem: path for path in spec_files() if published_config(load_found(path)).values is not None}
 
-NO_CODE: Mapping[str, str] = {}
-"""Specs whose architecture transformers 5.23.0 does not build from the published config -> what it says."""
+NO_CLASS: Mapping[str, str] = {
+    "chatglm3-6b": "chatglm",
+    "ernie-4.5-vl-28b-a3b": "ernie4_5_moe_vl",
+    "ernie-4.5-vl-424b-a47b": "ernie4_5_moe_vl",
+    "glm-4-9b": "chatglm",
+    "internlm-7b": "internlm",
+    "internlm2-7b": "internlm2",
+    "jet-nemotron-2b": "jet_nemotron",
+    "jet-nemotron-4b": "jet_nemotron",
+    "kimi-k3": "kimi_k3",
+    "mamba2attn-2.7b": "None",
+    "minimax-m1": "minimax_m1",
+    "minimax-m3": "minimax_m3",
+    "nemotron-super-49b": "nemotron-nas",
+    "openelm-3b": "openelm",
+    "orion-14b": "orion",
+    "phi-2": "phi-msft",
+    "qwen-1.8b": "qwen",
+    "rwkv-5-3b": "rwkv5",
+}
+"""Specs -> model type of their published config, of which transformers 5.23.0 has no class: repositories' own code."""
+
+NO_CODE: Mapping[str, str] = {
+    **{name: f"does not know the model type {model_type!r}" for name, model_type in NO_CLASS.items()},
+    "gemma-4-31b-assistant": "layer types producing a cache is different",  # it reads another model's cache
+}
+"""Specs that are skipped -> what the reason says."""
 
 
 @pytest.mark.parametrize("name", SPECS)

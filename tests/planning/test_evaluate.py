@@ -85,7 +85,7 @@ def test_a_large_loss_fails() -> None:
 
 
 def test_a_loss_that_the_samples_do_not_pin_down_is_inconclusive_and_says_how_many_would() -> None:
-    """Means of samples lie 0.01 off 0.003; ln 1.005 - 0.003 to the limit: 7.849 * 0.01^2 * 8/7 / 0.0019875^2 = 227.1."""
+    """Samples lie 0.01 off 0.003, the limit is at ln 1.005: 7.849 * 0.01^2 * 8/7 / 0.0019875^2 = 227.1."""
     report = only(evaluated(scored("none", 0) + scored("int8", 0.003, spread=0.01)))
     (gate,) = report.gates
     assert (report.verdict, gate.verdict, gate.needed_count) == ("inconclusive", "inconclusive", 228)
@@ -246,7 +246,10 @@ def test_methods_stay_in_their_order() -> None:
         (scored("int8", 0), "nothing was measured with the uncompressed cache"),
         (scored("none", 0) + scored("int8", 0)[:-1], "1 samples of perplexity have no partner: int8 lacks 'text 7'"),
         (scored("none", 0)[:-1] + scored("int8", 0), "no partner: the baseline lacks 'text 7'"),
-        (scored("none", 0) + scored("int8", 0) + scored("int8", 0)[:1], "int8: perplexity has the sample 'text 0' twice"),
+        (
+            scored("none", 0) + scored("int8", 0) + scored("int8", 0)[:1],
+            "int8: perplexity has the sample 'text 0' twice",
+        ),
         (scored("none", 0) + answered("qa", "int8", [1]), "1 samples of qa have no partner: the baseline lacks '0'"),
         ([Record(task="poetry", method="none", sample="0", values={})], "unknown task 'poetry'"),
     ],

@@ -25,8 +25,8 @@ from kvplan.runtime.evaluate.self_check import self_check
 from kvplan.runtime.evaluate.texts import prose_ids
 
 LADDER = {"int8": (0.0, 1e-5), "int4": (3e-5, 2e-3), "int2": (4e-3, 0.25)}
-"""Mean KLD in nats (low, high) of 4 texts of 384+64 tokens, three times beyond what eight seeds (0, 100, ..., 700) gave:
-int8 0.6e-6 to 3.3e-6, int4 0.9e-4 to 6.2e-4, int2 1.3e-2 to 8.3e-2, that is a factor of 2 or 3 either way of the median.
+"""Mean KLD in nats (low, high) of 4 texts of 384+64 tokens, three times beyond what eight seeds (0, 100, ..., 700)
+gave: int8 0.6e-6 to 3.3e-6, int4 0.9e-4 to 6.2e-4, int2 1.3e-2 to 8.3e-2: a factor of 2 to 3 about the median.
 """
 
 

@@ -20,6 +20,9 @@ from kvplan.runtime.evaluate.methods import Method, parse_methods
 from kvplan.runtime.evaluate.qa import QaSettings, chosen, matches, qa
 from kvplan.runtime.evaluate.question_file import demo_questions, read_questions
 
+DEMO_ACCURACY, WINDOW_ACCURACY = 0.75, 0.4
+"""Of 20 questions the demo model answers 0.9, 1.0, 1.0, 1.0 with the seeds 0 to 3, and 0.2, 0.1, 0.2, 0.15 through a
+window of 64; with int8 exactly as without. Of 10 questions, one is 0.1."""
 LINE = {"question": "Q: sky?\nA:", "answer": "blue"}
 
 
@@ -41,12 +44,14 @@ def written(path: Path, *lines: dict[str, Any] | str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("aware", [True, False])
-def test_the_demo_model_knows_the_answers_and_a_short_window_does_not(demo: ModelHandle, aware: bool) -> None:
-    found = accuracy(demo, "none,int8,window:64", num_samples=20, question_aware=aware)
+@pytest.mark.parametrize(("aware", "words"), [(True, "none,int8,window:64"), (False, "none,window:64")])
+def test_the_demo_model_knows_the_answers_and_a_short_window_does_not(
+    demo: ModelHandle, aware: bool, words: str
+) -> None:
+    found = accuracy(demo, words, num_samples=10, question_aware=aware)
     assert found["none"] >= DEMO_ACCURACY
-    assert found["int8_per_token_head"] == found["none"]
-    assert found["window:window=64,sinks=0"] < 0.5
+    assert found.get("int8_per_token_head", found["none"]) == found["none"]
+    assert found["window:window=64,sinks=0"] <= WINDOW_ACCURACY
 
 
 @pytest.mark.parametrize("aware", [True, False])

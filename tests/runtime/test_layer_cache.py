@@ -239,7 +239,7 @@ def test_a_policy_chooses_tokens_unless_it_keeps_all_or_goes_by_age(policy: str,
 def test_watched_attention_is_attention_and_its_weights(
     chunk: int, softcap: float | None, sinks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(masked_attention, "_CHUNK_ELEMENTS", chunk * 12)
+    monkeypatch.setattr(masked_attention, "_CPU_CHUNK_ELEMENTS", chunk * 12)
     query, key, value = states(6, 4, 0), states(9, 2, 1), states(9, 2, 2)
     positions = torch.tensor([0, 2, 5, 6, 7, 8, 9, 10, 11]).expand(2, 2, 9)
     sight = Visibility(positions=positions, first_query=6, window=7)

@@ -138,5 +138,5 @@ def _around_the_cache(handle: ModelHandle, ids: Tensor) -> int:
     weights = sum(parameter.nbytes for parameter in handle.model.parameters())
     cache = handle.new_cache(Method())
     handle.prefill(ids[:, :1], cache)
-    widest = max(sum(part.num_heads * part.width for part in layer.parts) for layer in cache.layer_caches.values())
-    return int(weights) + widest * ids.shape[1] * int(handle.dtype.itemsize)
+    widest: int = max(sum(part.num_heads * part.width for part in layer.parts) for layer in cache.layer_caches.values())
+    return int(weights) + widest * int(ids.shape[1]) * int(handle.dtype.itemsize)

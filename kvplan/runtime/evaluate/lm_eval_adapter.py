@@ -1,4 +1,4 @@
-"""kvplan's caches under lm-evaluation-harness: the model ``kvplan``, which reads every figure through a compressed cache.
+"""kvplan's caches under lm-evaluation-harness: the model ``kvplan``, which reads through a compressed cache.
 
     import kvplan.runtime.evaluate.lm_eval_adapter  # registers it
     lm_eval.simple_evaluate(model="kvplan", model_args={"pretrained": "DIR", "method": "int4"}, tasks=["ruler"])

@@ -165,7 +165,7 @@ def _check_allocation(case: Case, place: Place) -> Findings:
 
 def _check_model_code(case: Case, place: Place) -> Findings:
     if find_spec("transformers") is None:
-        raise UnsupportedError("transformers is not installed", 'pip install "kvplan[transformers]"')
+        raise UnsupportedError("transformers is not installed", "in a checkout: pip install '.[transformers]'")
     from kvplan.runtime.verify.model_code import CodeOptions, verify_model_code
 
     choice = case.result.request.choice

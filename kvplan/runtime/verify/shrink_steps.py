@@ -81,10 +81,9 @@ def _few_query_heads(values: Values) -> Values:
 
 
 def _narrow_residual(values: Values) -> Values:
-    """A narrow residual stream, a multiple of the query heads; the width of a head is stated first."""
-    heads = _first(values, _QUERY_HEADS) or 1
-    width = heads * math.ceil(HIDDEN / heads)
-    return _at_most(_with_head_dim(values), _HIDDEN, width + width % 2 * heads)
+    """A narrow residual stream, which heads and 16 divide, as kernels ask; the width of a head is stated first."""
+    unit = math.lcm(_first(values, _QUERY_HEADS) or 1, 16)
+    return _at_most(_with_head_dim(values), _HIDDEN, unit * math.ceil(HIDDEN / unit))
 
 
 STEPS: Mapping[str, Step] = {

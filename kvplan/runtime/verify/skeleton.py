@@ -40,7 +40,7 @@ _STATED_DTYPES = ("torch_dtype", "dtype", "quantization_config", "compression_co
 _TOWER = re.compile("vision|audio")
 _PROBE_TOKENS, _PROBE_ENCODER_TOKENS = 5, 3
 _LEAST_LAYERS = 2
-"""Layers that a cut model keeps at least, so that one layer's cache can be mistaken for another's."""
+"""Layers that a cut model keeps at least: one layer alone could not read another's cache."""
 
 _MOST_RANDOM = 1 << 20
 """Elements of the largest weight that is drawn at random, which takes a CPU long; larger ones are zero."""

@@ -41,6 +41,7 @@ _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}  # an assertion would start a debugger
 _ROUNDING_BYTES = MIB // 200 + 1
 """llama.cpp logs hundredths of a MiB."""
 
+_LOGGED = "llama.cpp's caches, as it logs them"
 _TYPE_NAMES = {"fp16": "f16", "fp32": "f32"}
 _SIDES = {"K": "keys", "V": "values", "R": "convolutions", "S": "states"}
 _CACHES = (FULL, WINDOW, RECURRENT)
@@ -119,7 +120,7 @@ def _versions(python: str) -> Mapping[str, Any]:
     names = {"llama_cpp_python": "llama-cpp-python", "gguf": "gguf"}
     if missing := [words for name, words in names.items() if found.get(name) is None]:
         raise UnsupportedError(
-            f'{" and ".join(missing)} not installed in {python}: pip install "kvplan[llamacpp]"',
+            f"{' and '.join(missing)} not installed in {python}; in a checkout: pip install '.[llamacpp]'",
             f"name another with --engine-python or {VARIABLE}",
         )
     return found
@@ -190,26 +191,24 @@ def _checks(start: _Start, lines: list[str]) -> Iterator[Check]:
     owners = _owners(start)
     for recurrent in (False, True):
         mine = sorted((cache for cache in found if (cache.name == RECURRENT) == recurrent), key=_rank)
-        theirs = [(sides, line) for is_state, sides, line in measured if is_state == recurrent]
+        theirs = [sides for is_state, sides in measured if is_state == recurrent]
         for cache, logged in zip_longest(mine, theirs):
-            sides, line = logged or ({}, "llama.cpp logs no such cache")
-            name = cache.name if cache else "no cache that kvplan knows"
-            words = f"{name} cache" + (f" of {layer_words(owners[name])}" if name in owners else "")
-            yield from _side_checks(words, cache.side_bytes if cache else {}, sides, line)
+            words = f"{cache.name} cache of {layer_words(owners[cache.name])}" if cache else "a cache not predicted"
+            yield from _side_checks(words, cache.side_bytes if cache else {}, logged or {})
 
 
 def _rank(cache: Cache) -> int:
     return _CACHES.index(cache.name) if cache.name in _CACHES else len(_CACHES)
 
 
-def _measured(lines: list[str]) -> list[tuple[bool, Sides, str]]:
-    """The caches that have layers, as logged: whether of states, bytes by side, and the line."""
+def _measured(lines: list[str]) -> list[tuple[bool, Sides]]:
+    """The caches that have layers, as logged: whether of states, and bytes by side."""
     found = []
     for line in lines:
         match = _LINE.search(line)
         if match is not None and int(match["layers"]):
             sides = {match["one"]: _bytes(match["first"]), match["two"]: _bytes(match["second"])}
-            found.append((match["who"] == "llama_memory_recurrent", sides, line.strip()))
+            found.append((match["who"] == "llama_memory_recurrent", sides))
     return found
 
 
@@ -232,7 +231,7 @@ def _owners(start: _Start) -> dict[str, list[int]]:
     return owners
 
 
-def _side_checks(words: str, predicted: Sides, measured: Sides, line: str) -> Iterator[Check]:
+def _side_checks(words: str, predicted: Sides, measured: Sides) -> Iterator[Check]:
     for side in dict.fromkeys([*predicted, *measured]):
         sizes = predicted.get(side, 0), measured.get(side, 0)
         if any(sizes):
@@ -242,7 +241,7 @@ def _side_checks(words: str, predicted: Sides, measured: Sides, line: str) -> It
                 predicted_bytes=sizes[0],
                 measured_bytes=sizes[1],
                 allowed_bytes=_ROUNDING_BYTES,
-                detail=line,
+                detail=_LOGGED if measured else "llama.cpp logs no such cache",
             )
 
 
