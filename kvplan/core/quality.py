@@ -96,8 +96,8 @@ class QualityMatch:
 def quality_for(rows: Iterable[QualityRow], name: str, task: str, family: str, engine: str = "") -> QualityMatch | None:
     """The figure of a format or policy most like the case; among equals the largest loss. None: nothing published.
 
-    Measured figures go before published ones, figures with numbers before words, figures that were read before recalled ones, independent before vendors', then
-    the nearest task, the engine, the family, the loss.
+    Measured figures go before published ones, numbers before words, figures that were read before recalled ones,
+    independent ones before vendors', then the nearest task, the engine, the family, the loss.
     """
     found = [row for row in rows if name in row.names and not row.outdated]
     if not found:

@@ -58,8 +58,9 @@ class Recommendation:
     """The answer. ``measures`` are changes besides the cache that are needed for everything to fit, each with those
     before it: a larger placement first, on which ``chosen`` is.
 
-    ``decision`` is the rule that decided, ``decision_there`` the one that decided on the larger placement, ``modifiers``
-    those that add to it; ``actions`` are what they ask for in words. ``differs`` says in a line why the advice is not the classic matrix's, None where it is.
+    ``decision`` is the rule that decided, ``decision_there`` the one that decided on the larger placement, and
+    ``modifiers`` those that add to it; ``actions`` are what they ask for in words. ``differs`` says in a line why the
+    advice is not the classic matrix's, None where it is.
     """
 
     case: Case

@@ -118,7 +118,7 @@ def _sign(point: TradePoint, spot: tuple[float, float]) -> Shape:
     if point.verdict == "pass":
         return Circle(x=x, y=y, radius=6, fill=ink, tip=point.label)
     if point.verdict == "inconclusive":
-        corners = ((0.0, -7.0), (7.0, 5.0), (-7.0, 5.0))
+        corners: tuple[tuple[float, float], ...] = ((0.0, -7.0), (7.0, 5.0), (-7.0, 5.0))
     else:
         near, far = 2.0, 6.5
         corners = _cross(near, far)
@@ -145,7 +145,8 @@ def _labels(figure: TradeFigure, frame: Frame, spots: list[Spot], drawn: list[Sp
         taken.append(box)
         x, y = nearest(box, spot)
         if max(abs(x - spot[0]), abs(y - spot[1])) > 20:
-            shapes.append(Polyline(points=(tuple(leader(box, spot)[2]), (x, y)), stroke="muted", width=0.8))
+            end = leader(box, spot)[2]
+            shapes.append(Polyline(points=(end, (x, y)), stroke="muted", width=0.8))
         tip = tip_words(figure, point)
         shapes.append(Text(x=box.left, y=box.bottom - 3, text=words, size=SMALL, halo="paper", tip=tip))
     return shapes

@@ -34,7 +34,7 @@ FLOORS: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     "specs": {"yaml", "pydantic", "huggingface_hub"},
     "reports": {"rich", "matplotlib"},
-    "runtime": {"torch", "transformers", "triton"},
+    "runtime": {"torch", "transformers", "triton", "lm_eval"},
     "cli": {"typer", "rich"},
 }
 ENGINE_SCRIPTS = "runtime/verify/engine_scripts"

@@ -1,4 +1,4 @@
-"""The kernels' stored results on an NVIDIA H200 (``python -m kvplan.runtime.bench``), and what the README says of them."""
+"""The kernels' results on an NVIDIA H200 (``python -m kvplan.runtime.bench``), as stored and as the README says."""
 
 from __future__ import annotations
 

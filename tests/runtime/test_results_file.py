@@ -128,6 +128,13 @@ def test_processes_write_files_of_their_own_and_one_folds_them(path: Path) -> No
     assert ResultsFile(path, HEADER).read() == [*RECORDS, record("five")]
 
 
+def test_every_process_may_have_a_gpu_of_its_own_but_not_another_kind_of_device(path: Path) -> None:
+    list(ResultsFile(path, replace(HEADER, device="cuda:0")).append(RECORDS[:1]))
+    assert ResultsFile(path, replace(HEADER, device="cuda:1"), rank=1).read() == RECORDS[:1]
+    with pytest.raises(FileError, match="was written with device 'cuda', this run has 'cpu'"):
+        ResultsFile(path, HEADER).read()
+
+
 def pieces(asked: list[tuple[str, str]], fail_at: int = 1000) -> list[Piece]:
     """Three pieces of two samples; what is measured is noted, and the power goes out at the ``fail_at``-th."""
 

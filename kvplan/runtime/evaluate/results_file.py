@@ -53,7 +53,8 @@ class ResultsFile:
     """
 
     def __init__(self, path: Path, header: Header, rank: int = 0) -> None:
-        self._path, self._rank, self._header = path, rank, json.loads(json.dumps(asdict(header)))
+        kind = header.device.partition(":")[0]  # each process has a GPU of its own
+        self._path, self._header = path, json.loads(json.dumps({**asdict(header), "device": kind}))
         self._own = path if rank == 0 else path.with_suffix(f".rank{rank}{path.suffix}")
 
     def read(self) -> list[Record]:

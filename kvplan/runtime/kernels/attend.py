@@ -161,8 +161,8 @@ def _power_of_two(peak) -> Any:
 
 
 @jit
-def _units(rows, head, page, token, valid, LAST: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr, UNITS: tl.constexpr,
-           KIND: tl.constexpr) -> Any:  # fmt: skip
+def _units(rows, head, page, token, valid, LAST: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr,
+           UNITS: tl.constexpr, KIND: tl.constexpr) -> Any:  # fmt: skip
     """The stored units [BLOCK, UNITS] of a block of tokens; zeros beyond the last token and the last unit."""
     strides = rows[2]
     offset = _offsets(strides, head, page, token, PAGE)

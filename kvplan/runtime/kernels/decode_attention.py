@@ -141,7 +141,8 @@ def _launch(problem: Problem, kind: Kind, config: Config) -> Tensor:
         group, problem.kv_heads,
         KEY_WIDTH=key_width, VALUE_WIDTH=value_width,
         KEY_UNITS=_padded(key_width // kind.units_per_row), VALUE_UNITS=_padded(value_width // kind.units_per_row),
-        HEADS=_padded(group, kind.least_heads), BLOCK=config.block, PAGE=problem.page_tokens, KIND=kind.name, SCALED=kind.scaled,
+        HEADS=_padded(group, kind.least_heads), BLOCK=config.block, PAGE=problem.page_tokens,
+        KIND=kind.name, SCALED=kind.scaled,
         STAGES=config.stages, ASSEMBLY=outputs.is_cuda and torch.version.hip is None, num_warps=config.warps,
     )  # fmt: skip
     return _merge(problem, kind, outputs, statistics)

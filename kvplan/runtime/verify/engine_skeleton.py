@@ -17,12 +17,14 @@ from kvplan.specs.config_json import read_config
 from kvplan.specs.published_config import published_config
 
 Values = dict[str, Any]
+Step = Callable[[Values], Values]
 
 MOST_WEIGHT_BYTES = 4 << 30
 """Weights of a skeleton that keeps all layers; one with more loses layers."""
 
 _LEAVE_OUT = ("auto_map", "quantization_config", "compression_config")
 _WEIGHT_BYTES = 2
+_HEADS, _HIDDEN = "num_attention_heads", "hidden_size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def config_skeleton(model: Model, text_classes: Mapping[str, str]) -> ConfigSkel
     UnsupportedError where there is no published config.
     """
     values = _text_only(published_values(model), model, text_classes)
-    for step in STEPS.values():
+    for step in _steps():
         small = _deeply(values, step)
         if _layers(small, model) == _layers(values, model):
             values = small
@@ -73,6 +75,27 @@ def config_skeleton(model: Model, text_classes: Mapping[str, str]) -> ConfigSkel
         num_layers=num_layers,
         whole=num_layers == whole,
     )
+
+
+def _steps() -> tuple[Step, ...]:
+    """The steps that are tried, in order."""
+    widths = ("query heads", "hidden size")
+    return (*(step for name, step in STEPS.items() if name not in widths), _narrow_heads_and_residual)
+
+
+def _narrow_heads_and_residual(values: Values) -> Values:
+    """Few query heads and a narrow residual stream.
+
+    Where the config states no width of a head, some of the engine's classes take the quotient and no stated width:
+    both shrink alike then.
+    """
+    narrow = STEPS["query heads"](values)
+    if values.get("head_dim") or values.get("kv_lora_rank"):
+        return STEPS["hidden size"](narrow)
+    heads, hidden, few = values.get(_HEADS), values.get(_HIDDEN), narrow.get(_HEADS)
+    if not (isinstance(heads, int) and isinstance(hidden, int) and isinstance(few, int)) or hidden % heads:
+        return values
+    return {**values, _HEADS: few, _HIDDEN: few * (hidden // heads)}
 
 
 def _text_only(values: Values, model: Model, text_classes: Mapping[str, str]) -> Values:
@@ -113,5 +136,5 @@ def _read(values: Values, model: Model) -> Model:
     return read_config(dict(values), model.source, model.name)
 
 
-def _deeply(values: Values, step: Callable[[Values], Values]) -> Values:
+def _deeply(values: Values, step: Step) -> Values:
     return step({name: _deeply(value, step) if isinstance(value, dict) else value for name, value in values.items()})

@@ -1,0 +1,297 @@
+"""``kvplan evaluate`` as a user meets it: refusals, output, exit codes, a real run, and evidence for recommend."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from kvplan.cli import evaluate_run
+from kvplan.core.errors import UsageError
+from kvplan.core.evaluation import Estimate, Evaluation, Gate, MethodReport, Thresholds
+from kvplan.reports import to_table
+from kvplan.reports.evaluate_json import evaluate_fields
+from kvplan.reports.to_json import render_success
+
+Run = Callable[..., Any]
+RECOMMEND = ("recommend", "-m", "llama-3.1-8b", "-g", "h100", "-c", "32k", "-n", "16")
+
+
+def estimate(value: float, half: float, count: int = 64) -> Estimate:
+    return Estimate(value=value, low=value - half, high=value + half, count=count)
+
+
+def report(method: str, increase: float, verdict: str, reason: str = "", **more: Any) -> MethodReport:
+    found = estimate(increase, 0.001)
+    return MethodReport(
+        method=method,
+        perplexity_increase_ratio=found,
+        kld_mean=estimate(max(increase, 0.0001), 0.00001),
+        memory_ratio=0.5,
+        thresholds=Thresholds(perplexity_increase_ratio=0.005),
+        verdict=verdict,
+        reason=reason,
+        **more,
+    )
+
+
+OPEN = Gate(
+    name="perplexity_increase_ratio",
+    threshold=0.02,
+    estimate=estimate(0.0195, 0.001),
+    verdict="inconclusive",
+    needed_count=640,
+)
+EVALUATION = Evaluation(
+    model="meta-llama/Llama-3.1-8B",
+    device="cpu",
+    versions={"kvplan": "0.0"},
+    settings={"ctx": 2048},
+    baseline=MethodReport(method="none", memory_ratio=1.0, verdict="pass", reason="the baseline"),
+    methods=(
+        report("int8_per_token_head", 0.0001, "pass"),
+        report("int4_per_token_head", 0.0195, "inconclusive", gates=(OPEN,)),
+    ),
+    notes=("times are those of Python",),
+)
+FAILED = replace(
+    EVALUATION,
+    methods=(
+        *EVALUATION.methods,
+        report("fp8_e4m3", 0.009, "fail", "perplexity increase 0.9% (0.8% to 1%), not below 0.5%"),
+        report("h2o:keep=0.5", 0.3, "fail", "needle drop 40% (30% to 50%), not below 5%"),
+    ),
+)
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evaluation], list[dict[str, Any]]]:
+    """Let the run find this; the words that it was asked with are returned."""
+    asked: list[dict[str, Any]] = []
+
+    def put(evaluation: Evaluation) -> list[dict[str, Any]]:
+        def run(words: Mapping[str, Any]) -> Evaluation:
+            asked.append(dict(words))
+            return evaluation
+
+        monkeypatch.setattr(evaluate_run, "run_evaluation", run)
+        return asked
+
+    return put
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Callable[[Evaluation], str]:
+    """A file of what was found."""
+
+    def write(evaluation: Evaluation) -> str:
+        path = tmp_path / "quality.json"
+        path.write_text(render_success("evaluate", evaluate_fields(evaluation)), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_failed_gate_exits_with_4_and_is_said_first(kvplan: Run, found: Run) -> None:
+    found(FAILED)
+    answer = kvplan("evaluate", "--demo")
+    assert answer.code == 4
+    assert answer.out.startswith("1 of 4 passes, 2 fail (fp8_e4m3; h2o:keep=0.5), 1 is inconclusive")
+
+
+def test_what_is_inconclusive_exits_with_0_and_a_warning(kvplan: Run, found: Run) -> None:
+    found(EVALUATION)
+    answer = kvplan("evaluate", "--demo")
+    assert answer.code == 0
+    assert "warning: inconclusive, so not shown to pass: int4_per_token_head" in answer.err
+    assert "(--samples 640)" in answer.err
+    assert "note: times are those of Python" in answer.err
+
+
+def test_all_that_passes_is_quiet(kvplan: Run, found: Run) -> None:
+    found(replace(EVALUATION, methods=EVALUATION.methods[:1], notes=()))
+    answer = kvplan("evaluate", "--demo")
+    assert (answer.code, answer.err) == (0, "")
+
+
+def test_json_csv_and_markdown(kvplan: Run, found: Run) -> None:
+    found(FAILED)
+    answer = kvplan("evaluate", "--demo", "--json")
+    envelope = json.loads(answer.out)
+    assert answer.code == 4
+    assert (envelope["command"], envelope["status"]) == ("evaluate", "ok")
+    assert envelope["warnings"][0].startswith("inconclusive")
+    assert [method["verdict"] for method in envelope["result"]["methods"]] == ["pass", "inconclusive", "fail", "fail"]
+    rows = list(csv.DictReader(io.StringIO(kvplan("evaluate", "--demo", "-f", "csv").out)))
+    assert [row["method"] for row in rows][:2] == ["none", "int8_per_token_head"]
+    assert "| fp8_e4m3 |" in kvplan("evaluate", "--demo", "-f", "markdown").out
+
+
+def test_pictures_go_to_a_file_or_to_the_terminal(kvplan: Run, found: Run, tmp_path: Path) -> None:
+    found(EVALUATION)
+    target = tmp_path / "quality.svg"
+    assert f"wrote {target}" in kvplan("evaluate", "--demo", "--plot", str(target)).err
+    assert "mean KL divergence" in target.read_text(encoding="utf-8")
+    assert "Pareto front" in kvplan("evaluate", "--demo", "--plot", "-").out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--model is missing"),
+        (("--demo", "--model", "x"), "--demo has a model of its own"),
+        (("--demo", "--samples", "1"), "--samples must be at least 2"),
+        (("--demo", "--plot", "quality.pdf"), "cannot draw a picture into 'quality.pdf'"),
+        (("--demo", "--tasks", "speed"), "unknown --tasks 'speed'"),
+        (("--demo", "--tasks", ","), "--tasks names nothing to measure"),
+        (("--demo", "--methods", "none"), "--methods names nothing to compare"),
+        (("--demo", "--methods", "it8"), "unknown compression method 'it8'"),
+        (("--demo", "--question-aware", "maybe"), "unknown --question-aware 'maybe'"),
+        (("--demo", "--thresholds", "nowhere.yaml"), "nowhere.yaml"),
+        (("--demo", "--ctx", "1M", "--methods", "int8"), "--ctx 1,048,576 is beyond what the model reads"),
+        (("--model", "./nowhere", "--methods", "int8"), "./nowhere"),
+    ],
+)
+def test_bad_words_are_one_line_before_anything_runs(words: tuple[str, ...], message: str, kvplan: Run) -> None:
+    answer = kvplan("evaluate", *words)
+    assert answer.code == 2
+    assert answer.err.startswith("error: ")
+    assert message in answer.err.splitlines()[0]
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("missing", [("torch",), ("transformers",), ("torch", "transformers")])
+def test_without_torch_or_transformers_one_line_says_what_to_install(
+    missing: tuple[str, ...], kvplan: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else there(name, *rest))
+    answer = kvplan("evaluate", "--demo")
+    assert answer.code == 2
+    assert f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed" in answer.err
+    assert 'pip install "kvplan[transformers]"' in answer.err
+
+
+def test_a_press_without_kvpress_says_what_to_install(kvplan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        "kvplan.runtime.evaluate.press.find_spec", lambda name: None if name == "kvpress" else there(name)
+    )
+    answer = kvplan("evaluate", "--demo", "--press", "SnapKVPress")
+    assert answer.code == 2
+    assert "kvpress, which is not installed: pip install --no-deps kvpress" in answer.err
+
+
+def test_tasks_are_taken_once_in_the_order_of_reading() -> None:
+    assert evaluate_run.split_tasks("needle, perplexity,needle") == ("perplexity", "needle")
+    with pytest.raises(UsageError, match="unknown --tasks 'needel'") as caught:
+        evaluate_run.split_tasks("needel")
+    assert "needle" in (caught.value.hint or "")
+
+
+WORDS = {
+    **dict.fromkeys(("model", "text", "questions", "ctx", "samples", "press", "results", "methods", "thresholds")),
+    **{"demo": False, "question_aware": "on", "seed": 0, "tasks": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "longest", "needles"), [({}, 4096, 60), ({"demo": True}, 2048, 15), ({"samples": 90}, 4096, 90)]
+)
+def test_the_plan_fills_the_context(words: dict[str, Any], longest: int, needles: int) -> None:
+    plan = evaluate_run.build_plan({**WORDS, **words}, ("perplexity", "needle"), 8192)
+    grid = plan.settings["needle"]
+    assert plan.context_tokens == grid.lengths_tokens[-1] == longest
+    assert len(grid.lengths_tokens) * len(grid.depths) * len(grid.num_keys) * grid.per_cell == needles
+    assert plan.settings["latency"] is plan.settings["memory"]
+    assert len(plan.asked) == 2
+
+
+def test_a_real_run_on_the_demo_model_and_then_from_its_file(kvplan: Run, tmp_path: Path) -> None:
+    results = tmp_path / "quality.jsonl"
+    words = ("evaluate", "--demo", "--ctx", "768", "--samples", "2", "--methods", "int8,window:64,sinks=4", "--json")
+    asked = (*words, "--tasks", "perplexity,memory", "--results", str(results))
+    answer = kvplan(*asked)
+    result = json.loads(answer.out)["result"]
+    assert [method["method"] for method in result["methods"]] == ["int8_per_token_head", "window:window=64,sinks=4"]
+    int8, window = result["methods"]
+    # 2 KV heads of 64, in bf16 128 bytes a row and in int8 64 + 4: the calculator's ratio, to the digit
+    assert int8["memory_ratio"] == pytest.approx(68 / 128)
+    assert int8["kld_mean"] < 1e-4 < 1e-2 < window["kld_mean"]
+    assert (int8["needle_recall_ratio"], result["model"]) == (None, "kvplan-demo")
+    lines = results.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 3 * (2 + 2)  # the header; baseline and two methods: two texts, latency and memory
+    again = kvplan(*asked)
+    assert json.loads(again.out)["result"]["methods"] == result["methods"]
+    assert results.read_text(encoding="utf-8").splitlines() == lines
+
+
+def test_evidence_goes_before_published_figures(kvplan: Run, evidence: Run) -> None:
+    path = evidence(EVALUATION)
+    choices = json.loads(kvplan(*RECOMMEND, "--json", "--evidence", path).out)["result"]["alternatives"]
+    int8 = next(choice for choice in choices if choice["stored_format"] == "int8_per_token_head")
+    assert int8["quality_loss_ratio"] == 0.0001
+    assert "measured" in int8["quality"]
+
+
+def test_what_failed_is_not_advised_and_the_reason_names_the_file(kvplan: Run, evidence: Run) -> None:
+    path = evidence(FAILED)
+    before = json.loads(kvplan(*RECOMMEND, "--json").out)["result"]
+    answer = kvplan(*RECOMMEND, "--json", "--evidence", path)
+    after = json.loads(answer.out)["result"]
+    assert before["recommendation"]["stored_format"] == "fp8_e4m3"
+    assert after["recommendation"]["stored_format"] == "int8_per_token_head"
+    assert (after["quality"]["measured"], after["quality"]["source"]) == (True, f"measured: {path}")
+    assert after["quality"]["evaluate"] is None
+    reason = next(entry["reason"] for entry in after["rejected"] if entry["option"] == "fp8")
+    assert "measured on this model, it fails: perplexity increase 0.9%" in reason
+    assert path in reason
+    assert "fp8_e4m3" not in {choice["stored_format"] for choice in after["alternatives"]}
+    assert "h2o:keep=0.5" in answer.err  # a policy is no engine's choice
+
+
+def test_a_measured_figure_above_the_stricter_gate_of_the_request_is_not_advised(kvplan: Run, evidence: Run) -> None:
+    path = evidence(replace(EVALUATION, methods=(report("fp8_e4m3", 0.0035, "pass"),)))
+    normal, strict = (
+        json.loads(kvplan(*RECOMMEND, "--json", "--evidence", path, *more).out)["result"]
+        for more in ((), ("--quality", "strict"))
+    )
+    assert normal["recommendation"]["stored_format"] == "fp8_e4m3"
+    assert normal["quality"]["expected_loss_ratio"] == 0.0035
+    assert strict["recommendation"]["stored_format"] != "fp8_e4m3"
+    assert any("strict gate" in entry["reason"] for entry in strict["rejected"])
+
+
+def test_evidence_of_another_model_is_refused(kvplan: Run, evidence: Run) -> None:
+    path = evidence(replace(EVALUATION, model="Qwen/Qwen3-8B"))
+    answer = kvplan(*RECOMMEND, "--evidence", path)
+    assert answer.code == 2
+    assert "was measured on Qwen/Qwen3-8B, not on llama-3.1-8b" in answer.err
+
+
+def test_the_records_are_no_evidence_and_it_says_what_is(kvplan: Run, tmp_path: Path) -> None:
+    path = tmp_path / "quality.jsonl"
+    path.write_text('{"kvplan evaluate": 1}\n{"task": "needle"}\n', encoding="utf-8")
+    answer = kvplan(*RECOMMEND, "--evidence", str(path))
+    assert answer.code == 2
+    assert "quality.jsonl" in answer.err
+
+
+def test_the_table_fits_in_80_columns(kvplan: Run, found: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(to_table, "stdout_console", lambda: Console(width=80, highlight=False))
+    found(FAILED)
+    assert max(map(len, kvplan("evaluate", "--demo").out.splitlines())) <= 80
