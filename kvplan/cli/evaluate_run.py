@@ -82,7 +82,7 @@ def _evaluate(words: Mapping[str, Any], rank: "Rank | None", share: "Share") -> 
     if not share.gathers:
         return None
     return evaluate_records(
-        records,
+        [record for record in records if record.task in plan.tasks],  # latency and memory are measured together
         model=handle.name,
         device=str(handle.device),
         versions=_versions(methods),
@@ -117,7 +117,7 @@ def build_plan(words: Mapping[str, Any], tasks: tuple[str, ...], max_tokens: int
     seed, aware, samples = words["seed"], words["question_aware"] == "on", words["samples"]
     suffix = max(1, context // SUFFIX_SHARE)
     cells = len(sizes.lengths) * len(sizes.num_keys) * len(NeedleSettings().depths)
-    cost = CostSettings(context_tokens=context - DECODE_TOKENS, decode_tokens=DECODE_TOKENS, repeats=2, seed=seed)
+    cost = CostSettings(context_tokens=context - DECODE_TOKENS, decode_tokens=DECODE_TOKENS, seed=seed)
     settings = {
         "perplexity": PerplexitySettings(
             text=text,

@@ -94,8 +94,8 @@ def _over(report: MethodReport, gate: Gate) -> str | None:
         ("needle drop", report.needle_drop_ratio, gate.needle_drop_ratio),
     )
     for name, estimate, limit in limits:
-        if estimate is not None and limit is not None and estimate.low > limit:
-            return f"its {name} of {100 * estimate.value:.2g}% is above the {gate.quality} gate of {100 * limit:g}%"
+        if estimate is not None and limit is not None and estimate.low >= limit:
+            return f"its {name} of {100 * estimate.value:.2g}% is not below the {gate.quality} gate of {100 * limit:g}%"
     return None
 
 

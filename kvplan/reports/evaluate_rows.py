@@ -34,7 +34,7 @@ _METRICS: dict[str, Callable[[MethodReport], Estimate | None]] = {
 _BASELINE = {"PPL": "0%", "KLD": "0", "top-1": "100%", "time": "1.00x"}
 """What the baseline is against itself."""
 
-_BREAK = re.compile(r"(?<=[:,+/])")
+_BREAK = re.compile(r"(?<=[:,+/_])")
 
 
 def evaluate_verdict(found: Evaluation) -> str:
@@ -92,7 +92,7 @@ def _cell(report: MethodReport, column: str) -> tuple[str, str]:
     if estimate is None:
         return "", ""
     if column == "time":
-        return f"{estimate.value:.2f}x", _around(estimate, lambda value: f"{value:.2f}")
+        return f"{estimate.value:.2f}x", _around(estimate, lambda value: f"{value:.2f}" if value < 9.995 else "10+")
     if column == "KLD":
         return small(estimate.value), _around(estimate, small)
     if column == "PPL":

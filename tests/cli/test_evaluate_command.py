@@ -176,11 +176,16 @@ def test_without_torch_or_transformers_one_line_says_what_to_install(
     missing: tuple[str, ...], kvplan: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else there(name, *rest))
+
+    def find(name: str, package: str | None = None) -> object:
+        return None if name in missing else there(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
     answer = kvplan("evaluate", "--demo")
     assert answer.code == 2
     assert f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed" in answer.err
-    assert 'pip install "kvplan[transformers]"' in answer.err
+    assert "pip install" in answer.err
+    assert "[transformers]" in answer.err
 
 
 def test_a_press_without_kvpress_says_what_to_install(kvplan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +208,10 @@ def test_tasks_are_taken_once_in_the_order_of_reading() -> None:
 
 WORDS = {
     **dict.fromkeys(("model", "text", "questions", "ctx", "samples", "press", "results", "methods", "thresholds")),
-    **{"demo": False, "question_aware": "on", "seed": 0, "tasks": ""},
+    "demo": False,
+    "question_aware": "on",
+    "seed": 0,
+    "tasks": "",
 }
 
 
@@ -263,13 +271,13 @@ def test_what_failed_is_not_advised_and_the_reason_names_the_file(kvplan: Run, e
 
 
 def test_a_measured_figure_above_the_stricter_gate_of_the_request_is_not_advised(kvplan: Run, evidence: Run) -> None:
-    path = evidence(replace(EVALUATION, methods=(report("fp8_e4m3", 0.0035, "pass"),)))
+    path = evidence(replace(EVALUATION, methods=(report("fp8_e4m3", 0.004, "pass"),)))
     normal, strict = (
         json.loads(kvplan(*RECOMMEND, "--json", "--evidence", path, *more).out)["result"]
         for more in ((), ("--quality", "strict"))
     )
     assert normal["recommendation"]["stored_format"] == "fp8_e4m3"
-    assert normal["quality"]["expected_loss_ratio"] == 0.0035
+    assert normal["quality"]["expected_loss_ratio"] == 0.004
     assert strict["recommendation"]["stored_format"] != "fp8_e4m3"
     assert any("strict gate" in entry["reason"] for entry in strict["rejected"])
 

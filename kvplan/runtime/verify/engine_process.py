@@ -71,15 +71,15 @@ def ask(question: Question) -> Answer:
         asked, answered, said = (Path(folder, name) for name in ("question.json", "answer.json", "log.txt"))
         asked.write_text(json.dumps(_body(question, Path(folder))), encoding="utf-8")
         command = [question.python, str(SCRIPTS / question.script), str(asked), str(answered)]
-        in_time = _run(command, question, said)
+        status = _run(command, question, said)
         log = said.read_text(encoding="utf-8", errors="replace")
         name = question.script.removeprefix("start_").removesuffix(".py")
-        if not in_time:
+        if status is None:
             raise UnsupportedError(f"{name} gave no answer in {question.seconds:.0f} s", _hint(log))
         try:
             body = json.loads(answered.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise UnsupportedError(f"{name} ended without an answer", _hint(log)) from None
+            raise UnsupportedError(f"{name} ended without an answer (exit status {status})", _hint(log)) from None
     return Answer(body=body, log=log)
 
 
@@ -90,8 +90,8 @@ def _body(question: Question, folder: Path) -> Mapping[str, Any]:
     return {**question.body, "model": str(folder)}
 
 
-def _run(command: list[str], question: Question, log: Path) -> bool:
-    """Run to the end, or to the end of the time; False for the latter."""
+def _run(command: list[str], question: Question, log: Path) -> int | None:
+    """Run to the end and return the exit status (of a signal: less than 0), or None at the end of the time."""
     changed = {**os.environ, **question.environment}
     environment = {name: value for name, value in changed.items() if value is not None}
     with log.open("w", encoding="utf-8") as said:
@@ -107,10 +107,9 @@ def _run(command: list[str], question: Question, log: Path) -> bool:
         except OSError as error:
             raise UsageError(f"{question.python}: cannot be run ({error.strerror})") from None
         try:
-            process.wait(question.seconds)
-            return True
+            return process.wait(question.seconds)
         except subprocess.TimeoutExpired:
-            return False
+            return None
         finally:
             _kill_group(process)
 

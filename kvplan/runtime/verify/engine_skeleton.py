@@ -19,7 +19,7 @@ from kvplan.specs.published_config import published_config
 Values = dict[str, Any]
 Step = Callable[[Values], Values]
 
-MOST_WEIGHT_BYTES = 4 << 30
+MOST_WEIGHT_BYTES = 6 << 30
 """Weights of a skeleton that keeps all layers; one with more loses layers."""
 
 _LEAVE_OUT = ("auto_map", "quantization_config", "compression_config")
@@ -38,6 +38,11 @@ class ConfigSkeleton:
     model: Model
     num_layers: int
     whole: bool
+
+    @property
+    def weight_bytes(self) -> int:
+        """What its weights take, about."""
+        return _weight_bytes(self.model)
 
 
 def read_published(model: Model) -> Model:
@@ -110,9 +115,8 @@ def _text_only(values: Values, model: Model, text_classes: Mapping[str, str]) ->
 
 def _fitting(values: Values, model: Model) -> tuple[Values, int]:
     """The config with as many layers as its weights leave room for, and how many those are."""
-    architecture = _read(values, model).architecture
-    layers, parameters = architecture.num_layers, architecture.parameters
-    size = _WEIGHT_BYTES * parameters.total if parameters else 0
+    read = _read(values, model)
+    architecture, layers, size = read.architecture, read.architecture.num_layers, _weight_bytes(read)
     if size <= MOST_WEIGHT_BYTES:
         return values, layers
     from kvplan.runtime.verify.skeleton import cut_layers
@@ -122,6 +126,11 @@ def _fitting(values: Values, model: Model) -> tuple[Values, int]:
     if _layers(cut, model) != architecture.layers[:most]:
         raise UnsupportedError(f"{model.name}: weights of {size >> 30} GiB remain, and no layer can be left out")
     return cut, most
+
+
+def _weight_bytes(model: Model) -> int:
+    parameters = model.architecture.parameters
+    return _WEIGHT_BYTES * parameters.total if parameters else 0
 
 
 def _layers(values: Values, model: Model) -> object:

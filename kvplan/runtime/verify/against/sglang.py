@@ -44,7 +44,8 @@ def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     refuse_ranks("SGLang", result.request)
     skeleton = config_skeleton(result.model, TEXT_CLASSES)
     predicted = _predict(result.request, skeleton, probe["device"])
-    refuse_size("the request", predicted.allocated_bytes, probe["device"]["free_bytes"], result.request.context_tokens)
+    free = probe["device"]["free_bytes"] - skeleton.weight_bytes
+    refuse_size("the request", predicted.allocated_bytes, free, result.request.context_tokens)
     progress(f"starting SGLang {probe['version']}")
     body = {"arguments": _arguments(predicted)}
     answer = _ask(Question(script=_SCRIPT, body=body, python=python, seconds=_START_SECONDS, config=skeleton.values))

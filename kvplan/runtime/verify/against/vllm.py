@@ -52,7 +52,11 @@ TEXT_CLASSES = {
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
     "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
     "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+    "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+    "Lfm2VlForConditionalGeneration": "Lfm2ForCausalLM",
     "Qwen2_5_VLForConditionalGeneration": "Qwen2ForCausalLM",
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
 }
@@ -97,7 +101,8 @@ def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     progress(f"starting vLLM {probe['version']}")
     answer = _ask(_question(start, python))
     if "refused" in answer.body:
-        raise UnsupportedError(f"vLLM {probe['version']} does not start on the skeleton: {_one_line(answer)}")
+        words = " ".join(str(answer.body["refused"]).split())[:400]
+        raise UnsupportedError(f"vLLM {probe['version']} does not start on the skeleton: {words}", _cause(answer.log))
     start = _as_resolved(start, answer.body)
     return Findings(checks=tuple(_checks(start, answer)), notes=(*notes, _how(start, probe)))
 
@@ -160,6 +165,7 @@ def _cache_bytes(start: _Start, device: Mapping[str, Any]) -> int:
         raise UnsupportedError(f"{start.skeleton.model.name} has no cache in vLLM")
     needed = max(_LEAST_CACHE_BYTES, rank.allocated_bytes + 2 * rank.bytes_per_block)
     free = host_memory()[1] if device["kind"] == "cpu" else int(device["free_bytes"])
+    free -= start.skeleton.weight_bytes
     if stated is None:
         refuse_size(f"a request of {longest} tokens", needed, free, longest)
     elif stated > usable_bytes(free):
@@ -297,5 +303,7 @@ def _how(start: _Start, probe: Mapping[str, Any]) -> str:
     return f"vLLM {probe['version']} ran on {where} with {layers} layers, dummy weights and {memory} of cache"
 
 
-def _one_line(answer: Answer) -> str:
-    return " ".join(str(answer.body["refused"]).split())[:400]
+def _cause(log: str) -> str | None:
+    """The package that vLLM's model classes miss, which its last word does not tell."""
+    missing = re.search(r"ModuleNotFoundError: (.*)", log)
+    return f"its log says: {missing[1]}" if missing else None

@@ -115,7 +115,7 @@ def main() -> None:
         if "model" in question:
             try:
                 answer |= start(question)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 answer["refused"] = f"{type(error).__name__}: {error}"
     Path(sys.argv[2]).write_text(json.dumps(answer))
     sys.stdout.flush()
