@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from kvplan.runtime.verify.ranks import Rank
 
 DEMO_NAME = "kvplan-demo"
-DEMO_METHODS = "int8,fp8,int4,kivi2,window:512,sinks=4,h2o:keep=0.5,snapkv:keep=0.5,int8+snapkv:keep=0.5"
-"""One of each kind: 8 bits, 4 bits, 2 bits, a recency window, two ways to choose tokens, and both together."""
+DEMO_SNAPKV = "snapkv:keep=0.3,window=16,kernel=13"
+"""For a model whose tokens are bytes: votes of the question alone, and spread over the bytes of a word."""
+
+DEMO_METHODS = f"int8,fp8,int4,kivi2,window:512,sinks=4,h2o:keep=0.5,{DEMO_SNAPKV}"
+"""One of each kind: 8 bits, 4 bits, 2 bits, a recency window, and two ways to choose tokens."""
 
 DEFAULT_METHODS = "int8,fp8,int4"
 """Those that engines offer."""
@@ -203,11 +206,9 @@ def _methods(words: Mapping[str, Any]) -> "tuple[Method, ...]":
 
 
 def _reference(words: Mapping[str, Any]) -> str:
-    import kvplan
+    from kvplan.runtime.demo.load import demo_folder
 
-    if words["demo"]:
-        return str(Path(kvplan.__file__).parent / "runtime" / "demo" / "model")
-    return str(words["model"])
+    return str(demo_folder()) if words["demo"] else str(words["model"])
 
 
 def _records(

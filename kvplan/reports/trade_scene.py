@@ -139,14 +139,16 @@ def _labels(figure: TradeFigure, frame: Frame, spots: list[Spot], drawn: list[Sp
     page = Box(frame.left + 2, frame.top - 4, frame.right + EDGE - 4, frame.bottom - 2)
     taken = [Box(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     shapes: list[Shape] = []
+    drawn = list(drawn)
     for point, spot in zip(figure.points, spots):
         words = shorten(point.label, SMALL, 300)
         box = choose_box_beside(spot, (text_width(words, SMALL), 15), page, taken, drawn)
         taken.append(box)
         x, y = nearest(box, spot)
         if max(abs(x - spot[0]), abs(y - spot[1])) > 20:
-            end = leader(box, spot)[2]
-            shapes.append(Polyline(points=(end, (x, y)), stroke="muted", width=0.8))
+            line = leader(box, spot)[2:]
+            drawn += points_along((line[0], line[-1]))
+            shapes.append(Polyline(points=(line[0], line[-1]), stroke="muted", width=0.8))
         tip = tip_words(figure, point)
         shapes.append(Text(x=box.left, y=box.bottom - 3, text=words, size=SMALL, halo="paper", tip=tip))
     return shapes
