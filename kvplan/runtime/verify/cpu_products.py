@@ -17,6 +17,7 @@ _PRODUCTS = frozenset(
     {
         *(torch.nn.functional.linear, torch.nn.functional.scaled_dot_product_attention),
         *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm, torch.mm),
+        *(torch.baddbmm, torch.addmm),
         *(torch.einsum, torch.nn.functional.conv1d),
     }
 )
