@@ -35,6 +35,8 @@ def load_yaml(text: str, source: str, what: str = "a model spec") -> dict[str, A
         _check_events(text, source, what)
         values = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
+        if "nesting depth" in _reason(error):  # libyaml's own limit, since PyYAML 6.0.4
+            raise FileError(f"{source}: is nested too deeply to be {what}") from None
         raise FileError(f"{source}: is not valid YAML ({_reason(error)})") from None
     except (ValueError, RecursionError) as error:  # impossible dates, numbers of thousands of digits
         raise FileError(f"{source}: is not valid YAML ({type(error).__name__})") from None
