@@ -23,7 +23,9 @@ def list_accelerators(
     text: Annotated[str | None, typer.Argument(help="Show only names and aliases that contain this.")] = None,
     vendor: Annotated[str | None, option("--vendor", help="Show only this vendor.")] = None,
     min_memory: Annotated[str | None, option("--min-memory", help="Show only devices with at least this.")] = None,
-    sort: Annotated[AcceleratorSortKey, option("--sort", "-s", help="Order of the rows.")] = AcceleratorSortKey.name,
+    sort: Annotated[
+        AcceleratorSortKey, option("--sort", "-s", help="Order of the rows: name, memory or bandwidth.")
+    ] = AcceleratorSortKey.name,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
 ) -> None:

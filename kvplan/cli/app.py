@@ -13,6 +13,7 @@ from kvplan.cli.evaluate import evaluate
 from kvplan.cli.fit import fit
 from kvplan.cli.models import check, import_model, list_models, show
 from kvplan.cli.options import Option
+from kvplan.cli.panels import panel_of
 from kvplan.cli.recommend import recommend
 from kvplan.cli.size import size
 from kvplan.cli.verify import verify
@@ -48,7 +49,11 @@ def _in_typers_terms(hint: Any) -> Any:
     declared = getattr(hint, "__metadata__", (None,))[0]
     if not isinstance(declared, Option):
         return hint
-    return Annotated[hint.__origin__, typer.Option(*declared.flags, help=declared.help)]
+    # Without a column that says <str> of nearly everything, the explanations have room.
+    panel = panel_of(declared.flags[0])
+    return Annotated[
+        hint.__origin__, typer.Option(*declared.flags, help=declared.help, metavar="", rich_help_panel=panel)
+    ]
 
 
 def print_version(wanted: bool) -> None:

@@ -1,6 +1,7 @@
 """``kvplan evaluate``: what compression costs in quality, time and memory, on a real model."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,15 +69,16 @@ def evaluate(
     words = dict(locals())
     written = Output(chosen_format(output, as_json), plot)
     _check(words)
-    from kvplan.cli.evaluate_run import run_evaluation
+    from kvplan.cli.evaluate_run import asked_methods, run_evaluation
 
     found = run_evaluation(words)
     if found is not None:
-        _answer(found, written)
+        _answer(found, {method.text: word for method, word in asked_methods(words).items()}, written)
 
 
 def _check(words: dict[str, Any]) -> None:
     """What can be refused before anything heavy is imported. Raises UsageError or UnsupportedError."""
+    from kvplan.cli.evaluate_run import split_samples
     from kvplan.core.errors import UsageError
     from kvplan.reports.plot import check_plot_path
 
@@ -84,9 +86,9 @@ def _check(words: dict[str, Any]) -> None:
         raise UsageError("--demo has a model of its own", "leave --model or --demo out")
     if not words["demo"] and words["model"] is None:
         raise UsageError("--model is missing", "name a folder or a Hub id, or try --demo")
-    for name, least in (("samples", 2), ("seed", 0)):
-        if words[name] is not None and words[name] < least:
-            raise UsageError(f"--{name} must be at least {least}, not {words[name]}")
+    if words["seed"] < 0:
+        raise UsageError(f"--seed must be at least 0, not {words['seed']}")
+    split_samples(words["samples"])
     if words["plot"] is not None and words["plot"] != "-":
         check_plot_path(words["plot"])
     _require_packages()
@@ -105,34 +107,45 @@ def _require_packages() -> None:
         )
 
 
-def _answer(found: "Evaluation", written: Output) -> None:
-    """Write the answer, the pictures and the warnings; exit with 4 where a gate fails."""
-    from kvplan.reports.evaluate_rows import inconclusive_warning
+def _answer(found: "Evaluation", words: Mapping[str, str], written: Output) -> None:
+    """Write the answer, the pictures and the warnings; exit with 4 where a gate fails.
 
-    _write(found, written.output)
+    People read the ``words`` that methods were asked for by, programs their canonical names.
+    """
+    from kvplan.reports.evaluate_rows import as_asked, inconclusive_warning
+
+    shown = as_asked(found, words)
+    if written.output in (OutputFormat.json, OutputFormat.csv):
+        _write_data(found, written.output)
+    else:
+        _write_text(shown, written.output)
     if written.plot is not None:
-        _draw(found, written.plot)
+        _draw(shown, written.plot)
     for note in found.notes if written.output is not OutputFormat.markdown else ():
         print(f"note: {note}", file=sys.stderr)
-    if (warning := inconclusive_warning(found)) is not None:
+    if (warning := inconclusive_warning(shown)) is not None:
         print(f"warning: {warning}", file=sys.stderr)
     if not found.passed:
         sys.exit(GATE_FAILED)
 
 
-def _write(found: "Evaluation", output: OutputFormat) -> None:
+def _write_data(found: "Evaluation", output: OutputFormat) -> None:
     from kvplan.reports.evaluate_json import evaluate_csv, evaluate_fields
     from kvplan.reports.evaluate_rows import inconclusive_warning
-    from kvplan.reports.evaluate_table import evaluate_markdown, print_evaluation
     from kvplan.reports.to_json import render_success
-    from kvplan.reports.to_table import stdout_console
 
     if output is OutputFormat.json:
         warning = inconclusive_warning(found)
         print(render_success("evaluate", evaluate_fields(found), (warning,) if warning else ()))
-    elif output is OutputFormat.csv:
+    else:
         print(evaluate_csv(found))
-    elif output is OutputFormat.markdown:
+
+
+def _write_text(found: "Evaluation", output: OutputFormat) -> None:
+    from kvplan.reports.evaluate_table import evaluate_markdown, print_evaluation
+    from kvplan.reports.to_table import stdout_console
+
+    if output is OutputFormat.markdown:
         print(evaluate_markdown(found))
     else:
         print_evaluation(found, stdout_console())

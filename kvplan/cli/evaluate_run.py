@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from kvplan.runtime.evaluate.ranks import Share
     from kvplan.runtime.evaluate.run import Step
     from kvplan.runtime.verify.ranks import Rank
+    from kvplan.specs.thresholds import ThresholdRules
 
 DEMO_NAME = "kvplan-demo"
 DEMO_SNAPKV = "snapkv:keep=0.3,window=16,kernel=13"
 """For a model whose tokens are bytes: votes of the question alone, and spread over the bytes of a word."""
 
-DEMO_METHODS = f"int8,fp8,int4,kivi2,window:512,sinks=4,h2o:keep=0.5,{DEMO_SNAPKV}"
-"""One of each kind: 8 bits, 4 bits, 2 bits, a recency window, and two ways to choose tokens."""
+DEMO_METHODS = f"int8,fp8,int4,kivi2,int2,window:512,sinks=4,h2o:keep=0.5,{DEMO_SNAPKV}"
+"""One of each kind: 8 bits, 4 bits, 2 bits as KIVI has them and plain, a recency window, two ways to choose tokens."""
 
 DEFAULT_METHODS = "int8,fp8,int4"
 """Those that engines offer."""
@@ -27,15 +28,21 @@ DEFAULT_METHODS = "int8,fp8,int4"
 DEMO_CONTEXT, DEFAULT_CONTEXT = 2048, 4096
 """Tokens; a model's own maximum where that is less."""
 
+LEAST_TOKENS = 256
+"""Of a context: four needles with a question are some 200 bytes, which are tokens of the demo model."""
+
 SUFFIX_SHARE = 8
 """One part in so many of a text is scored, behind the rest."""
 
 CHUNK_TOKENS, DECODE_TOKENS = 32, 8
-NUM_TEXTS, NUM_QUESTIONS = 8, 40
-"""Samples where nothing is said."""
-
+NUM_TEXTS = 8
+"""Texts where nothing is said."""
 
 TASKS = ("perplexity", "needle", "qa", "latency", "memory")
+SAMPLED_TASKS = ("perplexity", "needle", "qa")
+"""Those of which ``--samples`` are taken."""
+
+LEAST_SAMPLES = 2
 
 
 class Plan(NamedTuple):
@@ -65,18 +72,21 @@ def run_evaluation(words: Mapping[str, Any]) -> "Evaluation | None":
         if rank is not None and rank.index:  # rank 0 tells
             sys.exit(error.exit_code)
         raise
+    except KeyboardInterrupt:
+        if words["results"] and not (rank and rank.index):
+            print(f"stopped: the same command goes on from {words['results']}", file=sys.stderr)
+        raise
 
 
 def _evaluate(words: Mapping[str, Any], rank: "Rank | None", share: "Share") -> "Evaluation | None":
     from kvplan.core.engine import check_name
     from kvplan.planning.evaluate import evaluate_records
     from kvplan.runtime.evaluate.harness import load_model
-    from kvplan.specs.thresholds import read_thresholds
 
-    methods = _methods(words)
+    methods = tuple(asked_methods(words))
     check_name("--question-aware", words["question_aware"], ("on", "off"))
     tasks = split_tasks(words["tasks"] or _default_tasks(words))
-    rules = read_thresholds(Path(words["thresholds"]).expanduser()) if words["thresholds"] else None
+    rules = _rules(words["thresholds"]) if words["thresholds"] else None
     device = rank.device_word(words["device"]) if rank else words["device"]
     name = DEMO_NAME if words["demo"] else words["model"]
     handle = load_model(_reference(words), device=device, dtype=words["dtype"], name=name)
@@ -92,8 +102,25 @@ def _evaluate(words: Mapping[str, Any], rank: "Rank | None", share: "Share") -> 
         settings=_shown(words, plan, handle),
         context_tokens=plan.context_tokens,
         rules=rules,
-        notes=_notes(words, plan),
+        notes=(*_notes(words, plan), *_shortfalls(plan, records)),
     )
+
+
+def _rules(file: str) -> "ThresholdRules":
+    """The thresholds of a file. Raises KvplanError, also for a method in it that is none."""
+    from kvplan.core.errors import KvplanError, SpecError
+    from kvplan.planning.quality_gates import canonical_method
+    from kvplan.specs.thresholds import read_thresholds
+
+    rules, problems = read_thresholds(Path(file).expanduser()), []
+    for name in rules.methods:
+        try:
+            canonical_method(name)
+        except KvplanError as error:
+            problems.append(f"methods.{name}: {error.message}{f'; {error.hint}' if error.hint else ''}")
+    if problems:
+        raise SpecError(file, problems, "a method is written as --methods takes it")
+    return rules
 
 
 def split_tasks(text: str) -> tuple[str, ...]:
@@ -107,6 +134,23 @@ def split_tasks(text: str) -> tuple[str, ...]:
     return tuple(task for task in TASKS if task in asked)
 
 
+def split_samples(text: str | None) -> dict[str, int]:
+    """Samples by task: of ``64`` the same for all, of ``perplexity=64,needle=150`` each its own. Raises UsageError."""
+    from kvplan.core.engine import check_name
+    from kvplan.core.errors import UsageError
+
+    found: dict[str, int] = {}
+    for piece in () if text is None else text.split(","):
+        name, equals, number = piece.strip().rpartition("=")
+        named = (check_name("--samples", name.strip(), SAMPLED_TASKS),) if equals else SAMPLED_TASKS
+        if not number.strip().isdecimal():
+            raise UsageError(f"--samples {text!r} is no number", "write --samples 64, or perplexity=64,needle=150")
+        if int(number) < LEAST_SAMPLES:
+            raise UsageError(f"--samples must be at least {LEAST_SAMPLES}, not {int(number)}")
+        found |= dict.fromkeys(named, int(number))
+    return found
+
+
 def build_plan(words: Mapping[str, Any], tasks: tuple[str, ...], max_tokens: int | None) -> Plan:
     """The settings of every task, asked for or not. Raises UsageError for a context beyond the model's."""
     from kvplan.runtime.evaluate.cost import CostSettings
@@ -117,28 +161,35 @@ def build_plan(words: Mapping[str, Any], tasks: tuple[str, ...], max_tokens: int
     context = _context(words, max_tokens)
     sizes = _demo_sizes(context) if words["demo"] else _sizes(context)
     text, questions = _path(words["text"]), _path(words["questions"])
-    seed, aware, samples = words["seed"], words["question_aware"] == "on", words["samples"]
+    seed, aware, samples = words["seed"], words["question_aware"] == "on", split_samples(words["samples"])
     suffix = max(1, context // SUFFIX_SHARE)
     cells = len(sizes.lengths) * len(sizes.num_keys) * len(NeedleSettings().depths)
-    cost = CostSettings(context_tokens=context - DECODE_TOKENS, decode_tokens=DECODE_TOKENS, seed=seed)
+    cost = CostSettings(
+        context_tokens=context - DECODE_TOKENS, decode_tokens=DECODE_TOKENS, repeats=sizes.turns, seed=seed
+    )
     settings = {
         "perplexity": PerplexitySettings(
             text=text,
             prefix_tokens=sizes.text_tokens - suffix,
             suffix_tokens=suffix,
             chunk_tokens=CHUNK_TOKENS,
-            num_samples=samples or NUM_TEXTS,
+            num_samples=samples.get("perplexity", NUM_TEXTS),
             seed=seed,
         ),
         "needle": NeedleSettings(
             lengths_tokens=sizes.lengths,
             num_keys=sizes.num_keys,
-            per_cell=-(-(samples or sizes.num_needles) // cells),
+            per_cell=-(-samples.get("needle", sizes.num_needles) // cells),
             text=text,
             question_aware=aware,
             seed=seed,
         ),
-        "qa": QaSettings(questions=questions, num_samples=samples or NUM_QUESTIONS, question_aware=aware, seed=seed),
+        "qa": QaSettings(
+            questions=questions,
+            num_samples=samples.get("qa"),
+            question_aware=aware,
+            seed=seed,
+        ),
         "latency": cost,
         "memory": cost,
     }
@@ -146,22 +197,28 @@ def build_plan(words: Mapping[str, Any], tasks: tuple[str, ...], max_tokens: int
 
 
 class _Sizes(NamedTuple):
-    """How long texts and prompts are, and how many needles are looked for."""
+    """How long texts and prompts are, how many needles are looked for, and how many turns are timed."""
 
     text_tokens: int
     lengths: tuple[int, ...]
     num_keys: tuple[int, ...]
     num_needles: int
+    turns: int
 
 
 def _sizes(context: int) -> _Sizes:
     """Texts and the longest prompts fill the context; needles stand alone and among others."""
-    return _Sizes(context, (context // 4, context // 2, context), (1, 4), 60)
+    return _Sizes(context, _lengths(context), (1, 4), 60, 9)
 
 
 def _demo_sizes(context: int) -> _Sizes:
-    """Shorter texts and fewer needles, all of them among others: all is done in two minutes on two cores."""
-    return _Sizes(context // 2, (context // 4, context // 2, context), (4,), 15)
+    """Shorter texts and fewer needles and turns, all needles among others: two minutes on two cores do for all."""
+    return _Sizes(max(LEAST_TOKENS, context // 2), _lengths(context), (4,), 15, 6)
+
+
+def _lengths(context: int) -> tuple[int, ...]:
+    """Of prompts: a quarter of the context, a half and all of it, as far as needles have room."""
+    return tuple(dict.fromkeys(max(LEAST_TOKENS, context // part) for part in (4, 2, 1)))
 
 
 def _path(text: str | None) -> Path | None:
@@ -177,6 +234,8 @@ def _context(words: Mapping[str, Any], max_tokens: int | None) -> int:
     context = parse_tokens(words["ctx"], "--ctx") if words["ctx"] else min(usual, max_tokens or usual)
     if max_tokens is not None and context > max_tokens:
         raise UsageError(f"--ctx {context:,} is beyond what the model reads: {max_tokens:,} tokens")
+    if context < LEAST_TOKENS:
+        raise UsageError(f"--ctx {context:,} holds no needles with a question: {LEAST_TOKENS} tokens are the least")
     return context
 
 
@@ -186,29 +245,52 @@ def _default_tasks(words: Mapping[str, Any]) -> str:
     return f"{DEFAULT_TASKS},qa" if words["questions"] else DEFAULT_TASKS
 
 
-def _methods(words: Mapping[str, Any]) -> "tuple[Method, ...]":
-    """What is compared with the baseline: ``--methods``, and each ``--press``. Raises KvplanError."""
+def asked_methods(words: Mapping[str, Any]) -> "dict[Method, str]":
+    """What is compared with the baseline, each with the user's words: ``--methods``, and every ``--press``.
+
+    Raises KvplanError.
+    """
     from kvplan.core.errors import UsageError
-    from kvplan.runtime.evaluate.methods import parse_methods
+    from kvplan.runtime.evaluate.methods import named_methods
 
-    pressed: list[Any] = []
+    pressed: dict[Any, str] = {}
     if words["press"]:
-        from kvplan.runtime.evaluate.press import parse_press
+        from kvplan.runtime.evaluate.press import PREFIX, parse_press
 
-        pressed = [parse_press(text) for text in words["press"]]
+        pressed = {parse_press(text): f"{PREFIX}{text.removeprefix(PREFIX)}" for text in words["press"]}
     usual = DEMO_METHODS if words["demo"] else DEFAULT_METHODS
     named = words["methods"] or ("" if pressed else usual)
-    found = (*(parse_methods(named) if named else ()), *pressed)
-    compared = tuple(method for method in dict.fromkeys(found) if not method.is_baseline)
+    found = {**(named_methods(named) if named else {}), **pressed}
+    compared = {method: word for method, word in found.items() if not method.is_baseline}
     if not compared:
         raise UsageError("--methods names nothing to compare with the uncompressed cache", f"write --methods {usual}")
     return compared
 
 
 def _reference(words: Mapping[str, Any]) -> str:
-    from kvplan.runtime.demo.load import demo_folder
+    """What transformers loads: a folder or a Hub id; the names that kvplan knows stand for their ids.
 
-    return str(demo_folder()) if words["demo"] else str(words["model"])
+    Raises FileError for a path that leads nowhere.
+    """
+    from kvplan.core.errors import FileError, KvplanError
+    from kvplan.planning.launch_plan import loaded_name
+    from kvplan.runtime.demo.load import demo_folder
+    from kvplan.specs.reference import resolve_model
+
+    if words["demo"]:
+        return str(demo_folder())
+    asked = str(words["model"])
+    folder = Path(asked).expanduser()
+    if folder.exists():
+        return str(folder)
+    if asked.startswith((".", "/", "~")):
+        raise FileError(f"{asked}: there is no such folder", "give a folder of a transformers model, or its Hub id")
+    if "/" in asked:
+        return asked
+    try:
+        return loaded_name(resolve_model(asked))
+    except KvplanError:  # transformers knows best what it cannot load
+        return asked
 
 
 def _records(
@@ -224,7 +306,7 @@ def _records(
         header = Header(
             model=handle.name,
             device=str(handle.device),
-            settings=fixed_settings(every),
+            settings={"dtype": _dtype(handle), "native": handle.native, **fixed_settings(every)},
             versions=_versions(methods),
             seed=words["seed"],
         )
@@ -263,12 +345,29 @@ def _versions(methods: "tuple[Method, ...]") -> dict[str, str]:
 
 def _shown(words: Mapping[str, Any], plan: Plan, handle: "ModelHandle") -> dict[str, Any]:
     """The settings that a reader needs to judge the figures."""
-    found: dict[str, Any] = {"ctx": plan.context_tokens, "dtype": str(handle.dtype).removeprefix("torch.")}
+    found: dict[str, Any] = {"ctx": plan.context_tokens, "dtype": _dtype(handle)}
     found |= {"native": handle.native, "tasks": ",".join(plan.tasks), "seed": words["seed"]}
     texts = plan.settings["perplexity"]
     if "perplexity" in plan.tasks:
         found["texts"] = f"{texts.prefix_tokens}+{texts.suffix_tokens} tokens"
     return {**found, **({"question_aware": words["question_aware"]} if {"needle", "qa"} & set(plan.tasks) else {})}
+
+
+def _dtype(handle: "ModelHandle") -> str:
+    """What the model computes in, as torch names it."""
+    return str(handle.dtype).removeprefix("torch.")
+
+
+def _shortfalls(plan: Plan, records: "list[Record]") -> "Iterator[str]":
+    """Where a file of the user's holds fewer samples than were asked for, so that asking for more changes nothing."""
+    texts, questions = plan.settings["perplexity"], plan.settings["qa"]
+    length = texts.prefix_tokens + texts.suffix_tokens
+    files = {"perplexity": (texts.text, f"texts of {length:,} tokens"), "qa": (questions.questions, "questions")}
+    for task, (path, words) in files.items():
+        asked = plan.settings[task].num_samples
+        taken = len({record.sample for record in records if record.task == task})
+        if path is not None and asked is not None and 0 < taken < asked:
+            yield f"{path} holds {taken} {words}, fewer than the {asked} of {task} that were asked for"
 
 
 def _notes(words: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ def list_models(
     text: Annotated[str | None, typer.Argument(help="Show only names, aliases and families that contain this.")] = None,
     family: Annotated[str | None, option("--family", help="Show only this family.")] = None,
     kind: Annotated[str | None, option("--kind", help="Show only models with this kind of layer.")] = None,
-    sort: Annotated[SortKey, option("--sort", "-s", help="Order of the rows.")] = SortKey.name,
+    sort: Annotated[
+        SortKey, option("--sort", "-s", help="Order of the rows: name, parameters, context or cache.")
+    ] = SortKey.name,
     output: FormatOption = OutputFormat.table,
     as_json: JsonOption = False,
 ) -> None:

@@ -135,7 +135,9 @@ EmitOption = Annotated[
     str | None, option("--emit", help="Print the launch line alone: vllm, sglang, trtllm, llamacpp, ollama, k8s, …")
 ]
 CheckOption = Annotated[bool, option("--check", help="Exit with 3 when it does not fit: a guard before a download.")]
-FormatOption = Annotated[OutputFormat, option("--format", "-f", help="How to write the answer.")]
+FormatOption = Annotated[
+    OutputFormat, option("--format", "-f", help="How to write the answer: table, json, csv or markdown.")
+]
 JsonOption = Annotated[bool, option("--json", help="Short for --format json.")]
 ExplainOption = Annotated[bool, option("--explain", help="Write out the equations and their sources.")]
 DeviceOption = Annotated[str, option("--device", help="Where checks run: auto, cuda, cuda:1, cpu or mps.")]
@@ -179,12 +181,18 @@ PressOption = Annotated[
     list[str] | None, option("--press", help="A kvpress method beside the others: SnapKVPress:0.5; repeat for more.")
 ]
 SeedOption = Annotated[int, option("--seed", help="Decides texts, needles and questions.")]
-SamplesOption = Annotated[int | None, option("--samples", help="Samples of each task; more narrow the intervals.")]
+SamplesOption = Annotated[
+    str | None,
+    option("--samples", help="Samples of each task, or perplexity=64,needle=150: more narrow the intervals."),
+]
 QuestionAwareOption = Annotated[
     str, option("--question-aware", help="on: tokens are dropped after the question was read; off: before.")
 ]
 EvidenceOption = Annotated[
     str | None, option("--evidence", help="Measured quality of this model, from kvplan evaluate --json.")
+]
+EvidenceModelOption = Annotated[
+    str | None, option("--evidence-model", help="Accept evidence of this other model, as --evidence names it.")
 ]
 
 

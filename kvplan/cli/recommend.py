@@ -10,6 +10,7 @@ from kvplan.cli.options import (
     DcpOption,
     EmitOption,
     EngineOption,
+    EvidenceModelOption,
     EvidenceOption,
     ExpertParallelOption,
     ExplainOption,
@@ -53,6 +54,13 @@ class Output(NamedTuple):
     emit: str | None
 
 
+class Evidenced(NamedTuple):
+    """The file of what was measured, and the other model that it may be of."""
+
+    path: str | None
+    model: str | None
+
+
 def recommend(
     model: FittedModelOption = None,
     gpu: GpuOption = None,
@@ -66,6 +74,7 @@ def recommend(
     output_tokens: OutputTokensOption = None,
     shared_prefixes: SharedPrefixesOption = False,
     evidence: EvidenceOption = None,
+    evidence_model: EvidenceModelOption = None,
     tp: OptionalTpOption = None,
     pp: OptionalPpOption = None,
     dp: OptionalDpOption = None,
@@ -99,7 +108,7 @@ def recommend(
             if model is None:
                 _write_matrix(written)
             words = ask(words, asks_concurrency=not concurrency)
-    _answer(words, wishes, evidence, written)
+    _answer(words, wishes, Evidenced(evidence, evidence_model), written)
 
 
 def _engine(engine: str, emit: str | None) -> str:
@@ -123,7 +132,7 @@ def _wishes(task: str, quality: str, output_tokens: str | None, shared_prefixes:
     )
 
 
-def _answer(words: "FitWords", wishes: "Wishes", evidence: str | None, written: Output) -> None:
+def _answer(words: "FitWords", wishes: "Wishes", evidence: Evidenced, written: Output) -> None:
     from kvplan.core.errors import UsageError
     from kvplan.engines import get_engine
     from kvplan.launchers import default_target, launch
@@ -137,26 +146,39 @@ def _answer(words: "FitWords", wishes: "Wishes", evidence: str | None, written: 
         raise UsageError("--model is missing", "name a model, or leave everything out to see the decision matrix")
     model, engine = resolve_model(words.model), get_engine(words.engine)
     target = written.emit or default_target(words.engine)
-    measured = read_evidence(evidence, model) if evidence is not None else None
+    measured = read_evidence(evidence, model)
     answer = advise(model, build_fit_request(model, words, engine), engine, wishes, load_advice(), measured)
     host_bytes = answer.measures[0].host_bytes if answer.measures else 0
     start = launch(target, plan_launch(answer.final, engine, answer.chosen.option.word, host_bytes))
     _write(answer, start, written)
 
 
-def read_evidence(path: str, model: "Model") -> "Evidence":
-    """What was measured on this model. Raises FileError, and UsageError for an evaluation of another model."""
+def read_evidence(evidence: Evidenced, model: "Model") -> "Evidence | None":
+    """What was measured on this model, or on the other one that is accepted; None where there is no file.
+
+    Raises FileError, and UsageError for an evaluation of a model that is neither.
+    """
     from pathlib import Path
 
     from kvplan.core.errors import UsageError
     from kvplan.planning.evidence import read_as_evidence
     from kvplan.specs.evidence import read_evaluation
 
+    path, accepted = evidence
+    if path is None:
+        if accepted is not None:
+            raise UsageError("--evidence-model says whose evidence is accepted", "give the file with --evidence")
+        return None
     evaluation = read_evaluation(Path(path).expanduser())
-    if _is_other_model(evaluation.model, model):
-        hint = "evaluate this model, or ask about the one that was evaluated"
-        raise UsageError(f"--evidence {path} was measured on {evaluation.model}, not on {model.name}", hint)
-    measured = read_as_evidence(evaluation, path, model.dtype)
+    other = _is_other_model(evaluation.model, model)
+    if other and evaluation.model != accepted:
+        raise UsageError(
+            f"--evidence {path} was measured on {evaluation.model}, not on {accepted or model.name}",
+            f"kvplan evaluate --model {model.name} measures this one; --evidence-model {evaluation.model} accepts it",
+        )
+    measured = read_as_evidence(evaluation, path, model.dtype, other)
+    if other:
+        print(f"note: {path}: {measured.where} than {model.name}: quality differs from model to model", file=sys.stderr)
     if measured.left_aside:
         print(f"note: {path}: no engine's choice, so not weighed: {'; '.join(measured.left_aside)}", file=sys.stderr)
     return measured

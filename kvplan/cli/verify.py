@@ -115,7 +115,8 @@ def _verify(words: dict[str, Any]) -> "Verification | None":
     if rank is not None:
         from kvplan.cli.verify_run import verify_rank
 
-        return verify_rank(rank, lambda: _size(words), request, words["device"])
+        own = {**words, "device": rank.device_word(words["device"])}
+        return verify_rank(rank, lambda: _case(own), request, words["device"])
     if words["model"] is None:
         from kvplan.runtime.verify.standard import standard_cases
 
@@ -134,8 +135,11 @@ def _refuse_without_model(request: dict[str, str]) -> None:
 
 def _case(words: dict[str, Any]) -> "Case":
     """The one request; what was asked for by name is not left out silently."""
+    from kvplan.core.errors import UsageError
     from kvplan.runtime.verify.run import USUAL_GROUPS, Case
 
+    if words["engine_python"] and not words["against"]:
+        raise UsageError("--engine-python says nothing without --against", "--against vllm, for example")
     asked = {"frontier": words["frontier"], "engine": words["against"]}
     extra = tuple(group for group, wanted in asked.items() if wanted)
     return Case(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from threading import Timer
+from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from kvplan.core.verification import Verification
     from kvplan.runtime.verify.ranks import Rank
     from kvplan.runtime.verify.run import Case
+
+BAR_CELLS = 24
+ERROR_SECONDS = 5.0
+"""How long rank 0 may take to say an error of all ranks."""
 
 SILENT_SECONDS = 1.0
 """Work that is done by then shows no progress bar."""
@@ -50,11 +55,12 @@ def stated_options(command: Callable[..., None], values: Mapping[str, Any]) -> d
 
 def request_words(stated: Mapping[str, str], result: "SizeResult") -> dict[str, str]:
     """What asks for the checks of one result again, where a command had several models, contexts or engines."""
+    from kvplan.engines import engine_words
+
     model = stated["model"] if "," not in stated["model"] else result.model.name
     words = {**stated, "model": model, "ctx": str(result.request.context_tokens)}
-    if result.engine != "none":
-        words["engine"] = f"{result.engine}@{result.engine_version}" if result.engine_version else result.engine
-    return words
+    engine = {} if result.engine == "none" else {"engine": engine_words(result.rules)}
+    return {**{name: value for name, value in words.items() if name != "engine"}, **engine}
 
 
 def verify_on_device(cases: "list[Case]", request: Mapping[str, str], device: str) -> "Verification":
@@ -68,39 +74,38 @@ def verify_on_device(cases: "list[Case]", request: Mapping[str, str], device: st
 
 
 def verify_rank(
-    rank: "Rank", size: "Callable[[], SizeResult]", request: Mapping[str, str], device: str
+    rank: "Rank", case: "Callable[[], Case]", request: Mapping[str, str], device: str
 ) -> "Verification | None":
     """This process's part of the checks of one request over all ranks; the whole on rank 0, None on the others.
 
-    Errors are raised on rank 0 alone: the others exit as it does.
+    Errors are raised on rank 0 alone: the others exit as it does, after it, as torchrun ends all when one has ended.
     """
     from kvplan.core.errors import KvplanError
 
     try:
-        found = _verify_own_shard(rank, size(), request, device)
+        found = _verify_own_shard(rank, case(), request, device)
     except KvplanError as error:
         if rank.index:
+            sleep(ERROR_SECONDS)
             sys.exit(error.exit_code)
         raise
     return None if rank.index else found
 
 
-def _verify_own_shard(rank: "Rank", result: "SizeResult", request: Mapping[str, str], device: str) -> "Verification":
+def _verify_own_shard(rank: "Rank", case: "Case", request: Mapping[str, str], device: str) -> "Verification":
     from dataclasses import replace
 
     from kvplan.runtime.verify.device import choose_device
-    from kvplan.runtime.verify.ranks import held_words, process_group, verify_on_all
-    from kvplan.runtime.verify.run import Case, Place, verify_cases
+    from kvplan.runtime.verify.ranks import held_words, process_group, rank_words, verify_on_all
+    from kvplan.runtime.verify.run import Place, verify_cases
 
-    parallel = result.request.parallel
+    model, parallel = case.result.model, case.result.request.parallel
     rank.check(parallel)
     place = Place(device=choose_device(rank.device_word(device)))
-    demanded = frozenset(("allocation",))
-    case = Case(result=result, groups=("allocation",), demanded=demanded, stages=(rank.stage(parallel),))
+    own = replace(case, groups=rank.groups(case.groups), stages=(rank.stage(parallel),))
     with process_group(place.device):
-        found = verify_on_all(rank, place.device, lambda: verify_cases([case], request, place))
-    held = (held_words(result.model, parallel, index) for index in range(rank.size))
-    return replace(found, notes=(*found.notes, *held))
+        found = verify_on_all(rank, place.device, lambda: verify_cases([own], request, place))
+    return replace(found, shares={rank_words(index): held_words(model, parallel, index) for index in range(rank.size)})
 
 
 def verify_requests(results: "Sequence[SizeResult]", stated: Mapping[str, str]) -> "list[Verification]":
@@ -131,13 +136,15 @@ class Told(NamedTuple):
 
 @contextmanager
 def progress_bar(num_steps: int) -> Iterator[Told]:
-    """A bar on stderr, where that is a terminal and the work takes over a second."""
+    """A bar on stderr, where that is a terminal and the work takes over a second; its words are cut, never the bar."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
+    length = BarColumn(BAR_CELLS, table_column=Column(min_width=BAR_CELLS, no_wrap=True))
     elapsed = TimeElapsedColumn(Column(min_width=7, no_wrap=True))
-    columns = (BarColumn(24), elapsed, TextColumn("{task.description}", table_column=Column(no_wrap=True)))
+    words = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (length, elapsed, words)
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task("", total=num_steps or None)
     start = Timer(SILENT_SECONDS, bar.start)

@@ -42,9 +42,13 @@ class UnsupportedError(KvplanError):
 
 
 class DoesNotFitError(KvplanError):
-    """A memory in which the engine cannot serve one request of the longest length that it is started for."""
+    """A memory that does not hold what is asked: the engine would not start in it, or ``kvplan verify`` not run.
+
+    The memory is the one that was stated, or the one that is free on the device at hand.
+    """
 
     code = "does_not_fit"
+    exit_code = 3
 
 
 class EvaluationError(KvplanError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from math import atan, ceil, cos, expm1, inf, pi, sin, sqrt
+from math import atan, ceil, comb, cos, expm1, inf, pi, sin, sqrt
 from statistics import NormalDist
 
 from kvplan.core.evaluation import Estimate
@@ -20,6 +20,9 @@ POWER = 0.80
 
 ZERO_EVENTS = 3.0
 """What was never seen in n trials has a rate below 3/n (95 %; the rule of three, Hanley 1983: ln 20 is 2.996)."""
+
+FEWEST_OF_A_MEDIAN = 6
+"""Values whose smallest and largest enclose the median with a chance of 95 %: 1 - 2 / 2^6 = 96.9 %."""
 
 MOST_SAMPLES = 10_000_000
 """A gate that would need more samples than this lies on the measured figure: more samples cannot decide it."""
@@ -55,6 +58,21 @@ def quantile(values: Sequence[float], share: float) -> float:
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def median(values: Sequence[float]) -> Estimate:
+    """The median with the interval that order statistics give, whatever the values are distributed like.
+
+    Between the k-th smallest and the k-th largest value, k being the largest for which the chance of at least 95 % is
+    kept: the ends of 6 values, those but one of 9. Raises ValueError for fewer than 6 values, which have no such k.
+    """
+    ordered, count = sorted(values), len(values)
+    outside = [sum(comb(count, below) for below in range(end)) / 2 ** (count - 1) for end in range(1, count // 2 + 1)]
+    ends = [k for k, chance in enumerate(outside, start=1) if chance <= 1 - CONFIDENCE]
+    if not ends:
+        raise ValueError(f"{count} values have no interval of the median, {FEWEST_OF_A_MEDIAN} are needed")
+    low, high = ordered[ends[-1] - 1], ordered[-ends[-1]]
+    return Estimate(value=quantile(ordered, 0.5), low=low, high=high, count=count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

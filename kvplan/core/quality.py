@@ -34,7 +34,8 @@ class QualityRow:
     ``loss_ratio``  change for the worse relative to the baseline: 0.02 is 2% worse, negative is better. None where
                     the source gives words alone, which ``note`` has
     ``outdated``    of a release that has since been mended: shown, never chosen
-    ``measured``    by the user, on the model that is asked about: goes before everything published
+    ``measured``    by the user, on the model that is asked about, or on another one that is to stand for it (then of no
+                    ``family``): goes before everything published
     ``recalled``    taken from memory of the source and not read again: never the only support of an advice
     """
 
@@ -84,7 +85,8 @@ class QualityMatch:
     def brief(self) -> str:
         """Change, metric and model alone."""
         change = "words alone" if self.row.loss_ratio is None else self._change
-        return f"{change} {self.row.metric}, {'measured' if self.row.measured else self.row.model}"
+        here = "measured" if self.same_family else f"measured on {self.row.model}"
+        return f"{change} {self.row.metric}, {here if self.row.measured else self.row.model}"
 
     @property
     def _change(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from kvplan.core.engine import Allocation, EngineSettings
+from kvplan.core.engine import Allocation, Engine, EngineSettings
 from kvplan.core.frozen import dataclass
 from kvplan.core.geometry import CacheChoice, KindStorage
 from kvplan.core.model import Model
@@ -57,7 +57,10 @@ class KindAllocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeResult:
-    """The answer. Every ``_bytes`` is exact under its ``certainty``; see ``kvplan/planning/size.py`` for each one."""
+    """The answer. Every ``_bytes`` is exact under its ``certainty``; see ``kvplan/planning/size.py`` for each one.
+
+    ``rules`` is the engine itself, with its options: the same question can be asked again.
+    """
 
     model: Model
     request: SizeRequest
@@ -78,6 +81,7 @@ class SizeResult:
     weights_certainty: str | None
     certainty: str
     allocation: Allocation
+    rules: Engine = field(hash=False)
     bytes_per_block: int | None = None
     blocks_per_sequence: int | None = None
     warnings: tuple[str, ...] = ()

@@ -59,7 +59,8 @@ class DeviceFacts:
 class Verification:
     """All checks of one request on one device, with the versions that they ran on.
 
-    ``request`` are the words that ask for it again; ``skipped`` says which checks did not run, and why.
+    ``request`` are the words that ask for it again; ``skipped`` says which checks did not run, and why; ``shares`` what
+    of the model each subject holds, where those are ranks.
     """
 
     device: DeviceFacts
@@ -68,6 +69,7 @@ class Verification:
     versions: Mapping[str, str] = field(default_factory=dict, hash=False)
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    shares: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def passed(self) -> bool:

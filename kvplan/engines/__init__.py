@@ -9,6 +9,7 @@ holds every engine to the contract.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import ModuleType
 
 from kvplan.core.engine import Engine
@@ -32,6 +33,22 @@ def get_engine(text: str) -> Engine:
     fixed = (*_FIXED, *getattr(engine, "fixed_options", ()))
     chosen: Engine = configure(engine, positional, options, fixed, what)
     return chosen
+
+
+def engine_words(engine: Engine) -> str:
+    """What ``get_engine`` reads as this engine again: its name, its release and the options that are not the default.
+
+    An engine whose state no option sets is described by the options that it has.
+    """
+    name = f"{engine.name}@{engine.version}" if engine.version else engine.name
+    default, fixed = get_engine(name), (*_FIXED, *getattr(engine, "fixed_options", ()))
+    values = {field.name: getattr(engine, field.name) for field in fields(engine) if field.name not in fixed}  # type: ignore[arg-type]
+    changed = [f"{key}={_option_text(value)}" for key, value in values.items() if value != getattr(default, key)]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def _option_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def engine_names() -> list[str]:

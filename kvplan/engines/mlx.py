@@ -217,21 +217,32 @@ class _Caches:
 
     @property
     def _listed(self) -> bool:
-        """Latent and index keys share a ``CacheList``, which ``maybe_quantize_kv_cache`` passes over."""
+        """Rows and index keys share a ``CacheList``, which ``maybe_quantize_kv_cache`` passes over.
+
+        Layers without an index lie in one too (``models/minimax_m3_vl.py``).
+        """
         return any(isinstance(kind, IndexKeys) for kind in self.request.kinds)
 
+    @property
+    def _indexes_latents(self) -> bool:
+        """Index caches of ``models/deepseek_v32.py``: in every layer, with values of zeros as wide as the keys.
+
+        Those of ``models/minimax_m3_vl.py`` are in the sparse layers alone and have values without width.
+        """
+        return self._listed and any(isinstance(kind, Latent) for kind in self.request.kinds)
+
     def _quantizes(self, kind: LayerKind) -> bool:
-        return self.started and isinstance(kind, FullAttention)
+        return self.started and isinstance(kind, FullAttention) and not self._listed
 
     def rank(self) -> RankAllocation:
-        """Every layer's cache. Models with an indexer keep index caches in layers that share an index, too."""
+        """Every layer's cache. Latents with an indexer have index caches in layers that share an index, too."""
         groups, extra = [], 0
         counted = group_kinds(self.request.stages[0], self.request.choice.policy)
         latents = sum(count for item, count in counted.items() if isinstance(item.kind, Latent))
         indexed = sum(count for item, count in counted.items() if isinstance(item.kind, IndexKeys))
         for item, count in counted.items():
             size = self.layer_bytes(item)
-            if isinstance(item.kind, IndexKeys):
+            if isinstance(item.kind, IndexKeys) and self._indexes_latents:
                 extra = (latents - indexed) * size
             groups.append(
                 GroupAllocation(
@@ -259,7 +270,7 @@ class _Caches:
         kv_format: KVFormat = item.kv_format if self._quantizes(kind) else item.kv_format.all_native()
         tokens = self.tokens(item.kind)
         rows = sum(kv_format.of(part).stored_bytes(part, part.rows(tokens)) for part in kind.parts())
-        copies = 2 if isinstance(kind, IndexKeys) else 1  # its cache has values as wide as its keys, all zeros
+        copies = 2 if isinstance(kind, IndexKeys) and self._indexes_latents else 1
         return copies * rows + sum(map(state_bytes, kind.states()))
 
     def fill(self, answer: Allocation) -> Allocation:
@@ -308,10 +319,10 @@ class _Caches:
             yield f"windowed layers keep every token: {why}"
         if self.asked and not self.started:
             yield f"nothing is quantized before {self.engine.quantized_kv_start:,} tokens (--quantized-kv-start)"
-        if self._listed:
+        if self._indexes_latents:
             yield "index caches hold values of zeros beside their keys, in every latent layer"
-            if self.asked:
-                yield "--kv-bits passes over latents with an indexer"
+        if self._listed and self.asked:
+            yield "--kv-bits passes over the caches of models with an indexer"
         expanded = _expanded_heads(self.request)
         if expanded is not None:
             yield f"{expanded[2]} caches the keys and values of every head, not the latent"

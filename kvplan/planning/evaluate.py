@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from math import isfinite, log, log1p
+from math import ceil, exp, isfinite, log, log1p
 from typing import Any
 
 from kvplan.core.errors import EvaluationError
-from kvplan.core.evaluation import BASELINE, Estimate, Evaluation, MethodReport, Record, Thresholds
+from kvplan.core.evaluation import BASELINE, Estimate, Evaluation, Gate, MethodReport, Record, Thresholds
 from kvplan.core.frozen import dataclass
 from kvplan.core.paired_statistics import (
+    FEWEST_OF_A_MEDIAN,
     ZERO_EVENTS,
     Mean,
     clustered_mean,
     count_flips,
+    median,
     proportion,
     quantile,
 )
-from kvplan.planning.quality_gates import judge, method_kinds, thresholds_for, verdict_of
+from kvplan.core.units import MAX_TOKENS
+from kvplan.planning.quality_gates import judge, method_kinds, thresholds_for, unmeasured_words, verdict_of
 from kvplan.specs.thresholds import ThresholdRules
 
 BLOCKS_OF_ONE_TEXT = 8
@@ -33,7 +36,7 @@ Samples = Mapping[str, Values]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A figure that a gate is about; ``needed_count`` tells how many samples would decide a limit."""
+    """A figure that a gate is about; ``needed_count`` tells how many samples of the task would decide a limit."""
 
     estimate: Estimate
     needed_count: Callable[[float], int | None]
@@ -69,35 +72,52 @@ def evaluate_records(
     if BASELINE not in found:
         raise EvaluationError("nothing was measured with the uncompressed cache", f"the method {BASELINE} must be run")
     baseline = found.pop(BASELINE)
+    methods = []
+    for method, tasks in found.items():
+        asked, beyond = (thresholds_for(method, tokens, rules, quality) for tokens in (context_tokens, MAX_TOKENS))
+        methods.append(_report(method, baseline, tasks, asked, beyond))
+    untested = unmeasured_words(methods)
     return Evaluation(
         model=model,
         device=device,
         versions=versions,
         settings=settings,
         baseline=_baseline_report(baseline),
-        methods=tuple(
-            _report(method, baseline, tasks, thresholds_for(method, context_tokens, rules, quality))
-            for method, tasks in found.items()
-        ),
-        notes=tuple(notes),
+        methods=tuple(methods),
+        notes=(*notes, *([untested] if untested else ())),
     )
 
 
 def _report(
-    method: str, baseline: Mapping[str, Samples], tasks: Mapping[str, Samples], thresholds: Thresholds
+    method: str,
+    baseline: Mapping[str, Samples],
+    tasks: Mapping[str, Samples],
+    thresholds: Thresholds,
+    beyond: Thresholds,
 ) -> MethodReport:
+    """``beyond`` are the limits of long contexts, which ask for needles: see ``_gates``."""
     for task, samples in tasks.items():
         _check_pairs(method, task, baseline.get(task, {}), samples)
     measured = [_MEASURES[task](method, baseline[task], samples) for task, samples in tasks.items()]
     judged = {name: figure for one in measured for name, figure in one.judged.items()}
-    gates = tuple(
-        judge(name, limit, figure.estimate, figure.needed_count)
-        for name, figure in judged.items()
-        if (limit := getattr(thresholds, name)) is not None
-    )
+    gates = tuple(_gates(judged, thresholds, beyond))
     verdict, reason = verdict_of(gates, thresholds, method_kinds(method))
     fields = {name: value for one in measured for name, value in one.fields.items()}
     return MethodReport(method=method, thresholds=thresholds, gates=gates, verdict=verdict, reason=reason, **fields)
+
+
+def _gates(judged: Mapping[str, Judged], asked: Thresholds, beyond: Thresholds) -> Iterator[Gate]:
+    """Figures against the limits that are asked for.
+
+    Needles are asked for where tokens are dropped or contexts are long. Where they are not but were looked for, too few
+    of them leave nothing open, and yet what is shown to lose them does not pass.
+    """
+    for name, figure in judged.items():
+        limit, other = getattr(asked, name), getattr(beyond, name)
+        if limit is not None:
+            yield judge(name, limit, figure.estimate, figure.needed_count)
+        elif other is not None and (gate := judge(name, other, figure.estimate, figure.needed_count)).verdict == "fail":
+            yield gate
 
 
 def _baseline_report(tasks: Mapping[str, Samples]) -> MethodReport:
@@ -127,12 +147,12 @@ def _perplexity(method: str, baseline: Samples, own: Samples) -> Measured:
         },
         judged={
             "perplexity_increase_ratio": Judged(
-                estimate=increase, needed_count=lambda limit: change.needed_count(log1p(limit))
+                estimate=increase, needed_count=lambda limit: _texts(change.needed_count(log1p(limit)), len(own))
             ),
-            "kld_mean": Judged(estimate=kld_mean, needed_count=kld.needed_count),
+            "kld_mean": Judged(estimate=kld_mean, needed_count=lambda limit: _texts(kld.needed_count(limit), len(own))),
             "top1_disagreement_ratio": Judged(
                 estimate=_complement(agreement),
-                needed_count=lambda limit: _needed_for_disagreement(same, limit, len(tokens)),
+                needed_count=lambda limit: _texts(_needed_for_disagreement(same, limit, len(tokens)), len(own)),
             ),
         },
     )
@@ -167,17 +187,20 @@ def _latency(method: str, baseline: Samples, own: Samples) -> Measured:
 
 
 def _time_ratio(method: str, baseline: Samples, own: Samples, name: str) -> Estimate:
-    """The mean ratio of a turn's time to that of the baseline's turn beside it (a geometric mean)."""
+    """The median ratio of a turn's time to that of the baseline's turn beside it.
+
+    What else runs on a machine makes single turns many times slower: a mean would tell of that.
+    """
     ratios = []
     for sample, values in own.items():
         beside = values.get(f"baseline_{name}", baseline[sample][name])
-        ratios += [[log(mine / other)] for mine, other in zip(values[name], beside)]
-    if len(ratios) < 2:
+        ratios += [log(mine / other) for mine, other in zip(values[name], beside)]
+    if len(ratios) < FEWEST_OF_A_MEDIAN:
         raise EvaluationError(
-            f"{method}: times of one repeat have no interval", "repeat the measurement at least twice"
+            f"{method}: times of {len(ratios)} repeats have no interval", f"repeat {FEWEST_OF_A_MEDIAN} times or more"
         )
-    change = clustered_mean(ratios).relative_change()
-    return Estimate(value=1 + change.value, low=1 + change.low, high=1 + change.high, count=change.count)
+    found = median(ratios)
+    return Estimate(value=exp(found.value), low=exp(found.low), high=exp(found.high), count=found.count)
 
 
 def _memory(method: str, baseline: Samples, own: Samples) -> Measured:
@@ -200,6 +223,13 @@ _MEASURES: Mapping[str, Callable[[str, Samples, Samples], Measured]] = {
     "memory": _memory,
 }
 """What becomes of each task's records: (method, the baseline's samples, its own)."""
+
+
+def _texts(clusters: int | None, num_texts: int) -> int | None:
+    """As many texts as hold so many clusters: of one text alone each piece is a cluster; a second one is needed."""
+    if clusters is None or num_texts > 1:
+        return clusters
+    return max(2, ceil(clusters / BLOCKS_OF_ONE_TEXT))
 
 
 def _clusters(samples: list[list[float]]) -> list[list[float]]:

@@ -11,6 +11,7 @@ from kvplan.core.frozen import dataclass
 from kvplan.core.quality import Gate, QualityRow, gate_for
 from kvplan.formats import parse_kv_format
 from kvplan.planning.cache_options import CacheOption
+from kvplan.planning.quality_gates import format_kind
 from kvplan.planning.recommend_case import Wishes
 from kvplan.planning.recommendation import Rejected
 from kvplan.specs.advice import Advice
@@ -18,11 +19,22 @@ from kvplan.specs.advice import Advice
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """An evaluation of the model that is asked about, the file that it is in, and the formats that it has."""
+    """An evaluation, the file that it is in, and the formats that it has.
+
+    ``of_other_model``: it is of another model than the one asked about, and was accepted all the same.
+    """
 
     source: str
     evaluation: Evaluation
     formats: dict[str, MethodReport]
+    of_other_model: bool = False
+
+    @property
+    def where(self) -> str:
+        """``measured on this model``, or on which other."""
+        return (
+            f"measured on {self.evaluation.model}, another model" if self.of_other_model else "measured on this model"
+        )
 
     @property
     def left_aside(self) -> tuple[str, ...]:
@@ -31,10 +43,10 @@ class Evidence:
         return tuple(report.method for report in self.evaluation.methods if report.method not in used)
 
 
-def read_as_evidence(evaluation: Evaluation, source: str, native: str) -> Evidence:
+def read_as_evidence(evaluation: Evaluation, source: str, native: str, of_other_model: bool = False) -> Evidence:
     """The evaluation with its methods under the names of the formats that they store; ``native`` is the model's."""
     found = {name: report for report in evaluation.methods if (name := _format_name(report.method, native))}
-    return Evidence(source=source, evaluation=evaluation, formats=found)
+    return Evidence(source=source, evaluation=evaluation, formats=found, of_other_model=of_other_model)
 
 
 def with_measured_quality(advice: Advice, evidence: Evidence, family: str) -> Advice:
@@ -58,9 +70,7 @@ def remove_failed(
 
 def gate_kind(option: CacheOption) -> str:
     """``fp8``, ``int8`` or ``int4``: the gate that a format must pass, by its bits."""
-    if option.bits < 8:
-        return "int4"
-    return "fp8" if "fp8" in option.format_name else "int8"
+    return format_kind(option.bits, option.format_name)
 
 
 def _format_name(method: str, native: str) -> str | None:
@@ -79,11 +89,11 @@ def _failure(option: CacheOption, evidence: Evidence, wishes: Wishes, advice: Ad
     if report is None:
         return None
     if report.verdict == "fail":
-        return f"measured on this model, it fails: {report.reason} ({evidence.source})"
+        return f"{evidence.where}, it fails: {report.reason} ({evidence.source})"
     context = option.result.request.size.context_tokens
     gate = gate_for(advice.gates, gate_kind(option), wishes.quality, context)
     passed = _over(report, gate)
-    return None if passed is None else f"measured on this model, {passed} ({evidence.source})"
+    return None if passed is None else f"{evidence.where}, {passed} ({evidence.source})"
 
 
 def _over(report: MethodReport, gate: Gate) -> str | None:
@@ -111,7 +121,7 @@ def _rows(name: str, report: MethodReport, evidence: Evidence, family: str) -> I
             yield QualityRow(
                 names=(name,),
                 model=evidence.evaluation.model,
-                family=family,
+                family="" if evidence.of_other_model else family,
                 metric=metric,
                 task=task,
                 source=f"measured: {evidence.source}",

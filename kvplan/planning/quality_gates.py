@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from fractions import Fraction
 
 from kvplan.core.errors import UnknownNameError
-from kvplan.core.evaluation import BASELINE, Estimate, Gate, Thresholds
+from kvplan.core.evaluation import BASELINE, Estimate, Gate, MethodReport, Thresholds
 from kvplan.core.format import CacheFormat
 from kvplan.core.policy import Place, RetentionPolicy, describe_policy
 from kvplan.core.quality import Gate as Acceptance
@@ -27,7 +28,9 @@ GATE_WORDS = {
 """The gates in words."""
 
 _TASKS = {"accuracy_drop_ratio": "qa", "needle_drop_ratio": "needle"}
-"""The task that measures a gate, where it is not perplexity."""
+
+MOST_ADVISED = 10_000
+"""Samples: what would need more lies too near to its limit to be decided."""
 
 _NATIVE = "bf16"
 """Stands for ``auto``: which 16 bits the model has is all the same to a gate."""
@@ -83,36 +86,93 @@ def thresholds_for(
     return limits
 
 
+def task_of(gate: str) -> str:
+    """The task that measures a gate, of which ``needed_count`` counts the samples."""
+    return _TASKS.get(gate, "perplexity")
+
+
+def format_kind(bits: Fraction, name: str) -> str:
+    """``fp8``, ``int8`` or ``int4`` (all below 8 bits): what a compressed format of so many nominal bits is held to."""
+    if bits < 8:
+        return "int4"
+    return "fp8" if "fp8" in name else "int8"
+
+
 def judge(name: str, limit: float, estimate: Estimate, needed_count: Callable[[float], int | None]) -> Gate:
-    """A figure against its limit. ``needed_count`` says how many samples would decide a limit, where that is open."""
+    """A figure against its limit. ``needed_count`` says how many samples would decide a limit, where that is open.
+
+    None stands for more than ``MOST_ADVISED``.
+    """
     if estimate.high < limit:
         return Gate(name=name, threshold=limit, estimate=estimate, verdict="pass")
     if estimate.low >= limit:
         return Gate(name=name, threshold=limit, estimate=estimate, verdict="fail")
-    return Gate(name=name, threshold=limit, estimate=estimate, verdict="inconclusive", needed_count=needed_count(limit))
+    needed = needed_count(limit)
+    advised = needed if needed and needed <= MOST_ADVISED else None
+    return Gate(name=name, threshold=limit, estimate=estimate, verdict="inconclusive", needed_count=advised)
 
 
 def verdict_of(gates: Sequence[Gate], thresholds: Thresholds, kinds: Sequence[str]) -> tuple[str, str]:
     """(verdict, reason): the worst of the gates, and the gates with that verdict in words.
 
     A needle test that is asked for and was not run leaves the verdict open, as perplexity hardly sees what retrieval
-    loses; so does having measured nothing. Other limits without a figure are named.
+    loses; so does having measured nothing. Other limits without a figure decide nothing: ``unmeasured_words`` has them.
     """
-    missing = [name for name in _asked(thresholds) if name not in {gate.name for gate in gates}]
-    words = {gate.verdict: [_gate_words(one) for one in gates if one.verdict == gate.verdict] for gate in gates}
-    if "needle_drop_ratio" in missing or not gates:
-        words.setdefault("inconclusive", [])
+    missing = missing_gates(gates, thresholds)
+    decides = missing if not gates else [name for name in missing if name == "needle_drop_ratio"]
+    words = {gate.verdict: [gate_words(one) for one in gates if one.verdict == gate.verdict] for gate in gates}
+    if decides or not gates:
+        words.setdefault("inconclusive", []).extend(map(_missing_words, decides))
     verdict = next(verdict for verdict in ("fail", "inconclusive", "pass") if verdict in words)
-    pieces = [*words[verdict], *_missing_words(missing)]
+    pieces = words[verdict]
     if len(kinds) > 1:
-        pieces.append(f"limits are the loosest of {' and '.join(kinds)}")
+        pieces = [*pieces, f"limits are the loosest of {' and '.join(kinds)}"]
     return verdict, "; ".join(pieces) or "no limit was asked for"
 
 
+def missing_gates(gates: Iterable[Gate], thresholds: Thresholds) -> list[str]:
+    """The limits of which no figure was measured."""
+    judged = {gate.name for gate in gates}
+    asked = (entry.name for entry in fields(Thresholds) if getattr(thresholds, entry.name) is not None)
+    return [name for name in asked if name not in judged]
+
+
+def unmeasured_words(reports: Iterable[MethodReport]) -> str | None:
+    """The limits of methods that were left untested, for the whole run; None where there are none."""
+    missing = dict.fromkeys(name for report in reports for name in missing_gates(report.gates, report.thresholds))
+    if not missing:
+        return None
+    return f"{', '.join(map(_missing_words, missing))}, so its limits were not tested"
+
+
 def percent(ratio: float) -> str:
-    """``0.41%``, ``12.3%``: three digits, and two decimals at most."""
-    text = f"{100 * ratio:.2f}" if abs(ratio) < 0.1 else f"{100 * ratio:.1f}"
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}%".replace("-0%", "0%")
+    """``0.41%``, ``12.3%``, ``1,250%``: about three digits, and two decimals at most."""
+    size = abs(ratio)
+    text = f"{100 * ratio:,.{2 if size < 0.09995 else 1 if size < 0.9995 else 0}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{'0' if text == '-0' else text}%"
+
+
+def figure(gate: str, value: float) -> str:
+    """A gate's figure or limit: a divergence in nats with two digits, everything else in per cent."""
+    return f"{value:.2g}" if gate == "kld_mean" else percent(value)
+
+
+def gate_words(gate: Gate) -> str:
+    """``perplexity increase 0.41% (0.39% to 0.43%), below 0.5%``."""
+    found, limit = gate.estimate, figure(gate.name, gate.threshold)
+    value, low, high = (figure(gate.name, number) for number in (found.value, found.low, found.high))
+    words = f"{GATE_WORDS.get(gate.name, gate.name)} {value} ({low} to {high})"
+    if gate.verdict == "pass":
+        return f"{words}, below {limit}"
+    if gate.verdict == "fail":
+        return f"{words}, not below {limit}"
+    needed = gate.needed_count
+    return f"{words} does not clear {limit}: {f'about {needed:,} samples would decide' if needed else TOO_NEAR}"
+
+
+TOO_NEAR = f"more than {MOST_ADVISED:,} samples would be needed"
+"""Said of what is open and has no ``needed_count``."""
 
 
 def _word_kinds(word: str) -> Iterator[str]:
@@ -129,11 +189,8 @@ def _word_kinds(word: str) -> Iterator[str]:
 
 
 def _format_kinds(cache_format: CacheFormat) -> tuple[str, ...]:
-    if cache_format.nominal_bits < 8:
-        return ("int4",)
-    if cache_format.nominal_bits >= 16:
-        return ()
-    return ("fp8",) if "fp8" in cache_format.name else ("int8",)
+    bits = cache_format.nominal_bits
+    return (format_kind(bits, cache_format.name),) if bits < 16 else ()
 
 
 def _policy(word: str) -> RetentionPolicy | None:
@@ -164,24 +221,5 @@ def _loosest(limits: Sequence[Thresholds]) -> Thresholds:
     return Thresholds(**{name: max((one for one in found if one), default=None) for name, found in asked.items()})
 
 
-def _asked(thresholds: Thresholds) -> list[str]:
-    return [entry.name for entry in fields(Thresholds) if getattr(thresholds, entry.name) is not None]
-
-
-def _missing_words(missing: Iterable[str]) -> Iterator[str]:
-    for name in missing:
-        yield f"{GATE_WORDS[name]} was not measured (task {_TASKS.get(name, 'perplexity')})"
-
-
-def _gate_words(gate: Gate) -> str:
-    """``perplexity increase 0.41% (0.39% to 0.43%), below 0.5%``."""
-    write = "{:.2g}".format if gate.name == "kld_mean" else percent
-    found, limit = gate.estimate, f"{gate.threshold:g}" if gate.name == "kld_mean" else percent(gate.threshold)
-    figure = f"{GATE_WORDS[gate.name]} {write(found.value)} ({write(found.low)} to {write(found.high)})"
-    if gate.verdict == "pass":
-        return f"{figure}, below {limit}"
-    if gate.verdict == "fail":
-        return f"{figure}, not below {limit}"
-    needed = gate.needed_count
-    more = f"about {needed:,} samples would decide, {found.count:,} were taken" if needed else "too near to decide"
-    return f"{figure} does not clear {limit}: {more}"
+def _missing_words(name: str) -> str:
+    return f"{GATE_WORDS[name]} was not measured (task {task_of(name)})"

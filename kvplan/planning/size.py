@@ -65,6 +65,7 @@ def size_model(
         weights_certainty=weights_certainty,
         certainty=engine.certainty,
         allocation=largest,
+        rules=engine,
         bytes_per_block=max((rank.bytes_per_block or 0 for rank in largest.stages), default=0) or None,
         blocks_per_sequence=max((rank.blocks_per_sequence or 0 for rank in largest.stages), default=0) or None,
         warnings=(*_warnings(model, request), *largest.notes),

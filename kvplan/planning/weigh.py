@@ -28,7 +28,7 @@ def weigh(option: CacheOption, scales: Scales) -> Choice:
     native = option.word == NATIVE_WORD
     kind = gate_kind(option)
     quality = None if native else known_quality(option, case.task, advice)
-    measured = quality is not None and quality.row.measured
+    measured = quality is not None and quality.row.measured and quality.same_family
     return Choice(
         option=option,
         batch=batch,

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from kvplan.core.evaluation import Estimate, Evaluation, Gate, MethodReport, Thresholds
-from kvplan.reports.evaluate_rows import evaluate_verdict, gate_reason
+from kvplan.reports.evaluate_rows import evaluate_verdict
 from kvplan.reports.to_csv import render_csv
 
 _ESTIMATES = (
@@ -50,7 +50,7 @@ def method_fields(report: MethodReport) -> dict[str, Any]:
     ]
     found["thresholds"] = {item.name: getattr(report.thresholds, item.name) for item in fields(Thresholds)}
     found["gates"] = [_gate_fields(gate) for gate in report.gates]
-    return {**found, "verdict": report.verdict, "reason": report.reason or gate_reason(report)}
+    return {**found, "verdict": report.verdict, "reason": report.reason}
 
 
 def evaluate_csv(found: Evaluation) -> str:
@@ -63,7 +63,7 @@ def evaluate_csv(found: Evaluation) -> str:
             ends = (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends))
         row |= {name: getattr(report, name) for name in _PLAIN}
-        rows.append({**row, "verdict": report.verdict, "reason": report.reason or gate_reason(report)})
+        rows.append({**row, "verdict": report.verdict, "reason": report.reason})
     return render_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 

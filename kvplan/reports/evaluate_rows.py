@@ -1,12 +1,13 @@
-"""What ``kvplan evaluate`` found, as plain text: a row for each method, the reasons below, what to do next."""
+"""What ``kvplan evaluate`` found, as plain text: what fails and what to do, a row for each method, what comes next."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from kvplan.core.evaluation import Estimate, Evaluation, Gate, MethodReport
-from kvplan.planning.quality_gates import GATE_WORDS
+from kvplan.planning.quality_gates import GATE_WORDS, TOO_NEAR, figure, method_kinds, percent, task_of
 
 VERDICT_WORDS = {"pass": "pass", "fail": "FAIL", "inconclusive": "inconclusive"}
 NARROW_VERDICTS = {**VERDICT_WORDS, "inconclusive": "incon-\nclusive"}
@@ -37,20 +38,29 @@ _BASELINE = {"PPL": "0%", "KLD": "0", "top-1": "100%", "time": "1.00x"}
 _BREAK = re.compile(r"(?<=[:,+/_])")
 
 
+def as_asked(found: Evaluation, words: Mapping[str, str]) -> Evaluation:
+    """The same under the names that the user gave (``words`` by method), for people: ``int8``, ``snapkv:0.3``."""
+    named = (replace(report, method=words.get(report.method, report.method)) for report in found.methods)
+    return replace(found, methods=tuple(named))
+
+
 def evaluate_verdict(found: Evaluation) -> str:
-    """The whole run in a sentence: ``3 of 5 pass, 1 fails (int2), 1 is inconclusive (int4)``."""
+    """The whole run in a sentence: ``2 of 4 pass (int8; fp8), 1 fails, 1 is inconclusive``."""
     if not found.methods:
         return "Nothing was compared with the uncompressed cache"
     names = {word: [report.method for report in found.methods if report.verdict == word] for word in VERDICT_WORDS}
-    total, passed = len(found.methods), len(names["pass"])
-    if passed == total:
-        return "The one method passes" if total == 1 else f"All {total} methods pass"
-    parts = [f"{passed or 'None'} of {total} {'passes' if passed == 1 else 'pass'}"] if total > 1 else []
-    if names["fail"]:
-        parts.append(f"{len(names['fail'])} {_verb('fails', names['fail'])} ({'; '.join(names['fail'])})")
-    if names["inconclusive"]:
-        are = _verb("is", names["inconclusive"])
-        parts.append(f"{len(names['inconclusive'])} {are} inconclusive ({'; '.join(names['inconclusive'])})")
+    total, passed = len(found.methods), names["pass"]
+    if total == 1:
+        words = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
+        return f"{found.methods[0].method} {words[found.methods[0].verdict]}"
+    if len(passed) == total:
+        return f"All {total} methods pass"
+    verb, whose = "passes" if len(passed) == 1 else "pass", f" ({'; '.join(passed)})" if passed else ""
+    parts = [f"{len(passed) or 'None'} of {total} {verb}{whose}"]
+    if failed := len(names["fail"]):
+        parts.append(f"{failed} {'fails' if failed == 1 else 'fail'}")
+    if undecided := len(names["inconclusive"]):
+        parts.append(f"{undecided} {'is' if undecided == 1 else 'are'} inconclusive")
     return ", ".join(parts)
 
 
@@ -92,26 +102,25 @@ def _cell(report: MethodReport, column: str) -> tuple[str, str]:
     if estimate is None:
         return "", ""
     if column == "time":
-        return f"{estimate.value:.2f}x", _around(estimate, lambda value: f"{value:.2f}" if value < 9.995 else "10+")
+        return f"{estimate.value:.2f}x", f"{estimate.low:.2g}–{estimate.high:.2g}"
     if column == "KLD":
         return small(estimate.value), _around(estimate, small)
     if column == "PPL":
-        return f"{percent(estimate.value, signed=True)}", _around(estimate, percent)
+        return _signed(estimate.value), _around(estimate, percent)
+    if column == "top-1":
+        return share(estimate.value), _around(estimate, percent)
     return share(estimate.value), f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}%"
+
+
+def _signed(ratio: float) -> str:
+    """``+0.41%``, ``-2%``, ``0%``."""
+    text = percent(ratio)
+    return text if text[0] in "-0" and ratio < 0.00005 else f"+{text}"
 
 
 def _around(estimate: Estimate, write: Callable[[float], str]) -> str:
     """Half of the interval, ``±0.02%``."""
     return f"±{write((estimate.high - estimate.low) / 2)}"
-
-
-def percent(ratio: float, signed: bool = False) -> str:
-    """``+0.41%``, ``12.3%``, ``1,250%``: about three digits."""
-    value = 100 * ratio
-    size = abs(value)
-    digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
-    text = f"{value:{'+' if signed else ''},.{digits}f}%"
-    return text.replace("+0.00%", "0.00%").replace("-0.00%", "0.00%")
 
 
 def share(ratio: float) -> str:
@@ -137,22 +146,49 @@ def broken(method: str, room: int) -> str:
     return "\n".join(lines)
 
 
-def reason_lines(found: Evaluation) -> list[str]:
-    """Why each method got its verdict."""
-    return [f"{report.method}: {report.verdict}: {report.reason or gate_reason(report)}" for report in found.methods]
+_REMEDIES = {
+    "prune": "keep more tokens",
+    "int4": "take more bits",
+    "fp8": "take int8, or keep the native cache",
+    "int8": "keep the native cache",
+}
+"""What to do about a method that fails, by the most daring of its kinds."""
 
 
-def gate_reason(report: MethodReport) -> str:
-    """The gates in words, where the report itself says nothing."""
-    return "; ".join(map(gate_words, report.gates)) or "no gate was asked for"
+def verdict_lines(found: Evaluation) -> list[str]:
+    """A line for each method that fails, with what to do, then for each that is open, with what would decide it."""
+    failed = [_failed_words(report) for report in found.methods if report.verdict == "fail"]
+    return failed + [_open_words(report) for report in found.methods if report.verdict == "inconclusive"]
 
 
-def gate_words(gate: Gate) -> str:
-    """``perplexity increase 0.41% (0.39% to 0.43%) against < 0.5%``."""
-    name, estimate = GATE_WORDS.get(gate.name, gate.name), gate.estimate
-    write = small if gate.name == "kld_mean" else percent
-    limit = f"{gate.threshold:g}" if gate.name == "kld_mean" else f"{100 * gate.threshold:g}%"
-    return f"{name} {write(estimate.value)} ({write(estimate.low)} to {write(estimate.high)}) against < {limit}"
+def _failed_words(report: MethodReport) -> str:
+    """``int2 fails: perplexity increase 25%, limit 2%; take more bits``."""
+    failed = [gate for gate in report.gates if gate.verdict == "fail"]
+    worst = max(failed, key=lambda gate: gate.estimate.value / gate.threshold, default=None)
+    kinds = method_kinds(report.method)
+    remedy = next((words for kind, words in _REMEDIES.items() if kind in kinds), "keep the native cache")
+    if worst is None:
+        return f"{report.method} fails: {report.reason}"
+    found, limit = figure(worst.name, worst.estimate.value), figure(worst.name, worst.threshold)
+    return f"{report.method} fails: {GATE_WORDS[worst.name]} {found}, limit {limit}; {remedy}"
+
+
+def _open_words(report: MethodReport) -> str:
+    """``int4 is open: perplexity increase 1.8% (1.4% to 2.2%), limit 2%; --samples perplexity=640 would decide``."""
+    undecided = [gate for gate in report.gates if gate.verdict == "inconclusive"]
+    if not undecided:
+        return f"{report.method} is open: {report.reason}"
+    option = samples_option([report])
+    words = f"{option} would decide" if option else TOO_NEAR
+    return f"{report.method} is open: {', '.join(map(_interval_words, undecided))}; {words}"
+
+
+def _interval_words(gate: Gate) -> str:
+    found = gate.estimate
+    value, low, high, limit = (
+        figure(gate.name, number) for number in (found.value, found.low, found.high, gate.threshold)
+    )
+    return f"{GATE_WORDS[gate.name]} {value} ({low} to {high}), limit {limit}"
 
 
 def inconclusive_warning(found: Evaluation) -> str | None:
@@ -160,16 +196,17 @@ def inconclusive_warning(found: Evaluation) -> str | None:
     undecided = [report for report in found.methods if report.verdict == "inconclusive"]
     if not undecided:
         return None
-    names = ", ".join(report.method for report in undecided)
-    needed = needed_samples(undecided)
-    more = f"; about {needed:,} samples would decide (--samples {needed})" if needed else ""
-    return f"inconclusive, so not shown to pass: {names}{more}"
+    option = samples_option(undecided)
+    more = f": about {option} would decide" if option else ""
+    return f"inconclusive, so not shown to pass: {'; '.join(report.method for report in undecided)}{more}"
 
 
-def needed_samples(reports: Sequence[MethodReport]) -> int | None:
-    """Samples that decide every gate which more samples can decide; None where there is none."""
-    counts = [gate.needed_count for report in reports for gate in report.gates if gate.needed_count]
-    return max(counts, default=None)
+def samples_option(reports: Iterable[MethodReport]) -> str:
+    """``--samples perplexity=640,needle=61``: what decides every gate that more samples can decide; else nothing."""
+    needed: dict[str, int] = {}
+    for gate in (gate for report in reports for gate in report.gates if gate.needed_count):
+        needed[task_of(gate.name)] = max(needed.get(task_of(gate.name), 0), gate.needed_count or 0)
+    return f"--samples {','.join(f'{task}={count}' for task, count in needed.items())}" if needed else ""
 
 
 def next_lines(found: Evaluation) -> list[str]:
@@ -179,11 +216,5 @@ def next_lines(found: Evaluation) -> list[str]:
     if passed:
         best = min(passed, key=lambda report: report.memory_ratio or 0.0)
         lines.append(f"Smallest that passes: {best.method}, {best.memory_ratio:.2f}x the memory")
-    elif any(report.verdict == "fail" for report in found.methods):
-        lines.append("Nothing here is shown to pass: more bits, or a larger share of the tokens")
     lines.append("Next: add --json > quality.json, then kvplan recommend --model ... --gpu ... --evidence quality.json")
     return lines
-
-
-def _verb(singular: str, names: Sequence[str]) -> str:
-    return singular if len(names) == 1 else {"fails": "fail", "is": "are"}[singular]

@@ -17,7 +17,7 @@ from kvplan.reports.evaluate_rows import (
     evaluate_verdict,
     measured_columns,
     next_lines,
-    reason_lines,
+    verdict_lines,
     versions_line,
 )
 from kvplan.reports.to_markdown import markdown_table
@@ -28,16 +28,19 @@ _GAP = 2
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
-    """The verdict, what ran, a row for each method with its intervals below, the reasons, what to do next."""
+    """The verdict, what fails or is open and what to do, what ran, a row for each method with its intervals below."""
     style = "bold green" if found.passed else "bold red"
     console.print(Text(evaluate_verdict(found), style=style))
-    console.print(Text(evaluate_headline(found)))
+    for line in verdict_lines(found):
+        console.print(Text(line))
+    console.print()
+    console.print(Text(evaluate_headline(found), style="dim"))
     console.print(Text(versions_line(found), style="dim"))
     console.print()
     header, rows = _narrow_table(found, console.width)
     console.print(grid(header, rows, left_columns=1))
     console.print()
-    for line in (*reason_lines(found), *next_lines(found)):
+    for line in next_lines(found):
         console.print(Text(line))
     for name in measured_columns(found):
         console.print(Text(f"{name}: {LEGEND[name]}", style="dim"))
@@ -50,9 +53,9 @@ def evaluate_markdown(found: Evaluation) -> str:
     cells = [[f"{figure} ({interval})" if interval else figure for figure, interval in row] for row in _rows(found)]
     verdicts = ["baseline", *(VERDICT_WORDS[report.verdict] for report in found.methods)]
     rows = [[name, *row, verdict] for name, row, verdict in zip(_names(found), cells, verdicts)]
-    pieces = [f"**{evaluate_verdict(found)}**", evaluate_headline(found), versions_line(found)]
-    pieces.append(markdown_table(header, rows))
-    pieces.append("\n".join(f"* {line}" for line in (*reason_lines(found), *found.notes)))
+    pieces = [f"**{evaluate_verdict(found)}**", "\n".join(f"* {line}" for line in verdict_lines(found))]
+    pieces += [evaluate_headline(found), versions_line(found), markdown_table(header, rows)]
+    pieces.append("\n".join(f"* {line}" for line in found.notes))
     return "\n\n".join(piece for piece in pieces if piece)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kvplan.core.frozen import dataclass
+from kvplan.planning.quality_gates import percent
 from kvplan.reports.axes import Scale, decade_scale, ratio_scale
-from kvplan.reports.evaluate_rows import percent, small
+from kvplan.reports.evaluate_rows import small
 from kvplan.reports.figures import TradeFigure, TradePoint
 from kvplan.reports.label_placement import Box, choose_box_beside, leader, nearest, points_along
 from kvplan.reports.page import EDGE, headed

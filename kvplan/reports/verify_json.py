@@ -26,6 +26,7 @@ def verify_fields(found: Verification) -> dict[str, Any]:
         "skipped": list(found.skipped),
         "notes": list(found.notes),
         "versions": dict(found.versions),
+        "shares": dict(found.shares),
     }
 
 

@@ -69,13 +69,14 @@ def subjects(found: Verification) -> tuple[str, ...]:
 
 
 def subject_rows(found: Verification) -> list[tuple[str, ...]]:
-    """One row for each subject: its checks, its largest predicted figure, and how many differ."""
+    """One row for each subject, with what it holds: its checks, its largest predicted figure, how many differ."""
     rows: list[tuple[str, ...]] = []
     for subject in subjects(found):
         own = [check for check in found.checks if check.subject == subject]
         failed = sum(not check.passed for check in own)
         largest = max(check.predicted_bytes for check in own)
-        rows.append((subject or "all", f"{len(own):,}", format_bytes(largest), f"{failed:,}" if failed else "none"))
+        words = ": ".join(filter(None, (subject, found.shares.get(subject)))) or "all"
+        rows.append((words, f"{len(own):,}", format_bytes(largest), f"{failed:,}" if failed else "none"))
     return rows
 
 

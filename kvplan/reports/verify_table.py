@@ -55,7 +55,7 @@ def print_diff(diff: VerificationDiff, console: Console) -> None:
 
 def verify_markdown(found: Verification) -> str:
     """The same as Markdown, for a ticket: every subject's checks, notes and versions."""
-    pieces = [f"**{verdict(found)}**", headline(found), device_line(found)]
+    pieces = [f"**{verdict(found)}**", f"`{headline(found)}`", device_line(found)]
     if len(subjects(found)) > 1:
         pieces.append(markdown_table(SUBJECT_HEADER, subject_rows(found)))
     for title, rows in grouped_rows(found.checks):

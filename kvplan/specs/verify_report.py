@@ -44,10 +44,13 @@ class _Report(_Strict):
     versions: dict[str, str] = {}
     skipped: list[str] = []
     notes: list[str] = []
+    shares: dict[str, str] = {}
 
 
 def read_verification(path: Path) -> Verification:
     """The Verification in a report's JSON; keys that are not known are left aside. Raises FileError."""
+    if path.suffix.lower() == ".md":
+        raise FileError(f"{path}: a report for people, which is not read back", "--report out.json writes one that is")
     envelope = load_json_object(path, "a report of kvplan verify", MAX_REPORT_BYTES)
     if envelope.get("command") != "verify" or not isinstance(envelope.get("result"), dict):
         raise FileError(f"{path}: is not a report of kvplan verify", "write one with kvplan verify --report out.json")
@@ -64,4 +67,5 @@ def read_verification(path: Path) -> Verification:
         versions=report.versions,
         skipped=tuple(report.skipped),
         notes=tuple(report.notes),
+        shares=report.shares,
     )

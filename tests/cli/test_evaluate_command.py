@@ -25,6 +25,7 @@ from kvplan.reports.evaluate_json import evaluate_fields
 from kvplan.reports.to_json import render_success
 
 Run = Callable[..., Any]
+METHODS = "int8,int4,fp8,h2o:0.5"
 RECOMMEND = ("recommend", "-m", "llama-3.1-8b", "-g", "h100", "-c", "32k", "-n", "16")
 
 
@@ -69,7 +70,13 @@ FAILED = replace(
     EVALUATION,
     methods=(
         *EVALUATION.methods,
-        report("fp8_e4m3", 0.009, "fail", "perplexity increase 0.9% (0.8% to 1%), not below 0.5%"),
+        report(
+            "fp8_e4m3",
+            0.009,
+            "fail",
+            "perplexity increase 0.9% (0.8% to 1%), not below 0.5%",
+            gates=(replace(OPEN, threshold=0.005, estimate=estimate(0.009, 0.001), verdict="fail"),),
+        ),
         report("h2o:keep=0.5", 0.3, "fail", "needle drop 40% (30% to 50%), not below 5%"),
     ),
 )
@@ -105,17 +112,16 @@ def evidence(tmp_path: Path) -> Callable[[Evaluation], str]:
 
 def test_a_failed_gate_exits_with_4_and_is_said_first(kvplan: Run, found: Run) -> None:
     found(FAILED)
-    answer = kvplan("evaluate", "--demo")
+    answer = kvplan("evaluate", "--demo", "--methods", METHODS)
     assert answer.code == 4
-    assert answer.out.startswith("1 of 4 passes, 2 fail (fp8_e4m3; h2o:keep=0.5), 1 is inconclusive")
+    assert answer.out.startswith("1 of 4 passes (int8), 2 fail, 1 is inconclusive\nfp8 fails: perplexity increase 0.9%")
 
 
 def test_what_is_inconclusive_exits_with_0_and_a_warning(kvplan: Run, found: Run) -> None:
     found(EVALUATION)
-    answer = kvplan("evaluate", "--demo")
+    answer = kvplan("evaluate", "--demo", "--methods", METHODS)
     assert answer.code == 0
-    assert "warning: inconclusive, so not shown to pass: int4_per_token_head" in answer.err
-    assert "(--samples 640)" in answer.err
+    assert "warning: inconclusive, so not shown to pass: int4: about --samples perplexity=640 would" in answer.err
     assert "note: times are those of Python" in answer.err
 
 
@@ -135,7 +141,7 @@ def test_json_csv_and_markdown(kvplan: Run, found: Run) -> None:
     assert [method["verdict"] for method in envelope["result"]["methods"]] == ["pass", "inconclusive", "fail", "fail"]
     rows = list(csv.DictReader(io.StringIO(kvplan("evaluate", "--demo", "-f", "csv").out)))
     assert [row["method"] for row in rows][:2] == ["none", "int8_per_token_head"]
-    assert "| fp8_e4m3 |" in kvplan("evaluate", "--demo", "-f", "markdown").out
+    assert "| fp8 |" in kvplan("evaluate", "--demo", "-f", "markdown").out
 
 
 def test_pictures_go_to_a_file_or_to_the_terminal(kvplan: Run, found: Run, tmp_path: Path) -> None:
@@ -152,6 +158,10 @@ def test_pictures_go_to_a_file_or_to_the_terminal(kvplan: Run, found: Run, tmp_p
         ((), "--model is missing"),
         (("--demo", "--model", "x"), "--demo has a model of its own"),
         (("--demo", "--samples", "1"), "--samples must be at least 2"),
+        (("--demo", "--samples", "some"), "--samples 'some' is no number"),
+        (("--demo", "--samples", "needle=1"), "--samples must be at least 2"),
+        (("--demo", "--samples", "needel=60"), "unknown --samples 'needel'"),
+        (("--demo", "--seed", "-1"), "--seed must be at least 0"),
         (("--demo", "--plot", "quality.pdf"), "cannot draw a picture into 'quality.pdf'"),
         (("--demo", "--tasks", "speed"), "unknown --tasks 'speed'"),
         (("--demo", "--tasks", ","), "--tasks names nothing to measure"),
@@ -160,7 +170,11 @@ def test_pictures_go_to_a_file_or_to_the_terminal(kvplan: Run, found: Run, tmp_p
         (("--demo", "--question-aware", "maybe"), "unknown --question-aware 'maybe'"),
         (("--demo", "--thresholds", "nowhere.yaml"), "nowhere.yaml"),
         (("--demo", "--ctx", "1M", "--methods", "int8"), "--ctx 1,048,576 is beyond what the model reads"),
-        (("--model", "./nowhere", "--methods", "int8"), "./nowhere"),
+        (("--demo", "--ctx", "16", "--methods", "int8"), "--ctx 16 holds no needles with a question"),
+        (("--model", "./nowhere", "--methods", "int8"), "./nowhere: there is no such folder"),
+        (("--demo", "--results", "."), ".: cannot be read (Is a directory)"),
+        (("--demo", "--text", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("--demo", "--tasks", "qa", "--questions", "nowhere.jsonl"), "nowhere.jsonl: No such file"),
     ],
 )
 def test_bad_words_are_one_line_before_anything_runs(words: tuple[str, ...], message: str, kvplan: Run) -> None:
@@ -169,6 +183,41 @@ def test_bad_words_are_one_line_before_anything_runs(words: tuple[str, ...], mes
     assert answer.err.startswith("error: ")
     assert message in answer.err.splitlines()[0]
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--thresholds", "al: {kld_mean: 0.1}", "al: unknown section; did you mean all?"),
+        ("--thresholds", "methods: {int99: {kld_mean: 0.1}}", "methods.int99: unknown"),
+        ("--text", "", "FILE has 0 tokens, fewer than one sample of 1024"),
+        ("--questions", '{"question": "Q?", "answer": "a"}\n{"question": broken\n', "FILE: line 2: it is no JSON"),
+        ("--questions", "\n", "FILE asks nothing"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line_before_anything_runs(
+    option: str, text: str, message: str, kvplan: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_text(text, encoding="utf-8")
+    answer = kvplan("evaluate", "--demo", "--methods", "int8", option, str(path))
+    assert answer.code == 2
+    assert message.replace("FILE", str(path)) in answer.err.splitlines()[0]
+    assert "Traceback" not in answer.err
+
+
+def test_a_short_file_says_that_more_samples_are_not_in_it(kvplan: Run, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Q: sky?\\nA:", "answer": "blue"}\n' * 2, encoding="utf-8")
+    words = ("evaluate", "--demo", "--methods", "int8", "--tasks", "qa", "--questions", str(questions))
+    assert f"note: {questions} holds 2 questions, fewer than the 9 of qa" in kvplan(*words, "--samples", "qa=9").err
+    assert "holds" not in kvplan(*words).err  # all of them are asked
+
+
+def test_a_name_that_kvplan_knows_stands_for_its_hub_id() -> None:
+    assert evaluate_run._reference({"demo": False, "model": "llama-3.1-8b"}) == "meta-llama/Llama-3.1-8B"
+    for other in ("some/model", "no-such-model"):
+        assert evaluate_run._reference({"demo": False, "model": other}) == other
 
 
 @pytest.mark.parametrize("missing", [("torch",), ("transformers",), ("torch", "transformers")])
@@ -216,7 +265,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize(
-    ("words", "longest", "needles"), [({}, 4096, 60), ({"demo": True}, 2048, 15), ({"samples": 90}, 4096, 90)]
+    ("words", "longest", "needles"), [({}, 4096, 60), ({"demo": True}, 2048, 15), ({"samples": "90"}, 4096, 90)]
 )
 def test_the_plan_fills_the_context(words: dict[str, Any], longest: int, needles: int) -> None:
     plan = evaluate_run.build_plan({**WORDS, **words}, ("perplexity", "needle"), 8192)
@@ -227,9 +276,30 @@ def test_the_plan_fills_the_context(words: dict[str, Any], longest: int, needles
     assert len(plan.asked) == 2
 
 
+@pytest.mark.parametrize("task", ["perplexity", "needle", "qa"])
+@pytest.mark.parametrize("needed", [31, 61, 228])
+def test_the_samples_that_would_decide_are_asked_for_in_the_unit_of_the_option(task: str, needed: int) -> None:
+    """Texts, questions, and needles over the whole grid, of which each cell gets as many."""
+    words = {**WORDS, "demo": True, "samples": f"{task}={needed}"}
+    settings = evaluate_run.build_plan(words, evaluate_run.TASKS, 2048).settings
+    grid, cells = settings["needle"], 15
+    taken = {"perplexity": settings["perplexity"].num_samples, "qa": settings["qa"].num_samples}
+    taken["needle"] = grid.per_cell * cells
+    assert needed <= taken[task] < needed + cells
+    others = {"perplexity": 8, "needle": 15, "qa": None}
+    assert {name: count for name, count in taken.items() if name != task} == {
+        name: count for name, count in others.items() if name != task
+    }
+
+
+def test_samples_of_one_task_go_before_those_of_all() -> None:
+    assert evaluate_run.split_samples("64,needle=150") == {"perplexity": 64, "needle": 150, "qa": 64}
+    assert evaluate_run.split_samples(None) == {}
+
+
 def test_a_real_run_on_the_demo_model_and_then_from_its_file(kvplan: Run, tmp_path: Path) -> None:
     results = tmp_path / "quality.jsonl"
-    words = ("evaluate", "--demo", "--ctx", "768", "--samples", "2", "--methods", "int8,window:64,sinks=4", "--json")
+    words = ("evaluate", "--demo", "--ctx", "512", "--samples", "2", "--methods", "int8,window:64,sinks=4", "--json")
     asked = (*words, "--tasks", "perplexity,memory", "--results", str(results))
     answer = kvplan(*asked)
     result = json.loads(answer.out)["result"]
@@ -287,6 +357,38 @@ def test_evidence_of_another_model_is_refused(kvplan: Run, evidence: Run) -> Non
     answer = kvplan(*RECOMMEND, "--evidence", path)
     assert answer.code == 2
     assert "was measured on Qwen/Qwen3-8B, not on llama-3.1-8b" in answer.err
+    assert "--evidence-model Qwen/Qwen3-8B accepts it" in answer.err
+
+
+def test_evidence_of_another_model_is_accepted_by_its_name_and_labelled_as_such(kvplan: Run, evidence: Run) -> None:
+    path = evidence(replace(FAILED, model="kvplan-demo"))
+    answer = kvplan(*RECOMMEND, "--json", "--evidence", path, "--evidence-model", "kvplan-demo")
+    result = json.loads(answer.out)["result"]
+    assert result["recommendation"]["stored_format"] == "int8_per_token_head"
+    assert "on kvplan-demo, another model: measured" in result["quality"]["expected"]
+    assert result["quality"]["evaluate"].startswith("kvplan evaluate --model")  # measuring this one is still to do
+    reason = next(entry["reason"] for entry in result["rejected"] if entry["option"] == "fp8")
+    assert reason.startswith("measured on kvplan-demo, another model, it fails")
+    assert "measured on kvplan-demo, another model than llama-3.1-8b" in answer.err
+    table = " ".join(kvplan(*RECOMMEND, "--evidence", path, "--evidence-model", "kvplan-demo").out.split())
+    assert "on kvplan-demo, another model: measured" in table
+    assert "measured on kvplan-demo" in table
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--evidence-model", "kvplan-demo"), "--evidence-model says whose evidence is accepted"),
+        (("--evidence", "FILE", "--evidence-model", "qwen3-8b"), "was measured on kvplan-demo, not on qwen3-8b"),
+    ],
+)
+def test_no_other_evidence_is_accepted_than_that_which_is_named(
+    words: tuple[str, ...], message: str, kvplan: Run, evidence: Run
+) -> None:
+    path = evidence(replace(EVALUATION, model="kvplan-demo"))
+    answer = kvplan(*RECOMMEND, *(path if word == "FILE" else word for word in words))
+    assert answer.code == 2
+    assert message in answer.err
 
 
 def test_the_records_are_no_evidence_and_it_says_what_is(kvplan: Run, tmp_path: Path) -> None:

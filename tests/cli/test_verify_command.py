@@ -80,18 +80,46 @@ def test_csv_has_a_line_for_each_check(kvplan: Run) -> None:
          "kind: full_attention, num_kv_heads: 1, head_dim: 256", WINDOWED),
         ("gemma-3-1b", "window: 512", "window: 511", WINDOWED),
         ("deepseek-v2-lite", "kv_lora_rank: 512", "kv_lora_rank: 448", "layers 0-26 latent"),
+        ("deepseek-v2-lite", "qk_rope_head_dim: 64", "qk_rope_head_dim: 128", "layers 0-26 latent"),
+        ("qwen3-0.6b", "head_dim: 128", "head_dim: 64", "layers 0-27 full_attention"),  # 1024 / 16 heads, as many do
+        ("mamba-130m", "state_size: 16", "state_size: 15", "layers 0-23 mamba1"),
+        ("mamba-130m", "conv_kernel: 4", "conv_kernel: 3", "layers 0-23 mamba1"),
+        ("lfm2-8b-a1b", "conv_kernel: 3", "conv_kernel: 4", "short_conv"),
+        ("qwen3-next-80b-a3b", ", v_head_dim: 128", ", v_head_dim: 64", "gated_delta_net"),
+        ("bart-base", "kind: cross_attention, num_kv_heads: 12", "kind: cross_attention, num_kv_heads: 6",
+         "layers 0-5 full_attention + cross_attention"),
     ],
 )  # fmt: skip
 def test_a_wrong_spec_exits_with_4_and_names_the_layer(
     name: str, right: str, wrong: str, layer: str, kvplan: Run, tmp_path: Path
 ) -> None:
-    spec = planted(tmp_path, name, right, wrong)
+    assert layer in wrong_layers(kvplan, planted(tmp_path, name, right, wrong))
+
+
+def wrong_layers(kvplan: Run, spec: str) -> str:
+    """The names of all figures that differ, of a verification that fails."""
     answer = kvplan("verify", "--model", spec, "--ctx", "1k", "--device", "cpu", "--json")
-    assert answer.code == 4
+    assert answer.code == 4, answer.err
     result = json.loads(answer.out)["result"]
     assert result["passed"] is False
-    assert any(layer in check["what"] for check in result["checks"] if not check["passed"])
     assert " differ" in result["verdict"]
+    return "; ".join(check["what"] for check in result["checks"] if not check["passed"])
+
+
+def test_a_wrong_period_of_the_pattern_is_caught_in_the_layers_that_it_moves(kvplan: Run, tmp_path: Path) -> None:
+    right = "{pattern: [win, win, win, win, win, full], repeat: 4}"
+    spec = planted(tmp_path, "gemma-3-1b", right, "{pattern: [win, win, win, full], repeat: 6}")
+    wrong = wrong_layers(kvplan, spec)
+    # every 4th layer full instead of every 6th: 11 and 23 are right by chance; the others are named as they really are
+    assert wrong.startswith("layers 3, 7, 15, 19 sliding_window; layers 5, 17 full_attention; ")
+
+
+@pytest.mark.parametrize(("layers", "wrong"), [(15, "layer 15 full_attention"), (17, "layer 16 full_attention")])
+def test_a_wrong_number_of_layers_is_caught_in_the_layer_that_one_lacks(
+    layers: int, wrong: str, kvplan: Run, tmp_path: Path
+) -> None:
+    spec = planted(tmp_path, "llama-3.2-1b", "repeat: 16}\nnum_layers: 16", f"repeat: {layers}}}\nnum_layers: {layers}")
+    assert wrong in wrong_layers(kvplan, spec)
 
 
 def test_a_forgotten_scale_exits_with_4_and_names_the_layer(kvplan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +144,7 @@ def test_the_models_own_code_contradicts_a_wrong_spec(kvplan: Run, tmp_path: Pat
 
 def test_too_much_for_the_device_is_refused_with_a_context_that_fits(kvplan: Run) -> None:
     answer = kvplan("verify", "--model", "llama-405b", "--ctx", "128k", "-n", "500", "--device", "cpu")
-    assert answer.code == 2
+    assert answer.code == 3
     assert answer.err.startswith("error: the cache takes ")
     assert "fits (--ctx " in answer.err
 
@@ -129,6 +157,10 @@ def test_too_much_for_the_device_is_refused_with_a_context_that_fits(kvplan: Run
         (("--model", "gemma-3-1b", "--report", "out.txt"), "--report out.txt"),
         (("--model", "gemma-3-1b", "--report", "no/such/folder/out.json"), "there is no folder"),
         (("--diff", "no-such.json"), "no-such.json"),
+        (("--diff", __file__), "is not valid JSON"),
+        (("--frontier",), "--frontier says nothing without --model"),
+        (("--model", "no-such-model"), "unknown model 'no-such-model'"),
+        (("--model", "gemma-3-1b", "--engine-python", "python3"), "--engine-python says nothing without --against"),
         (("--model", "gemma-3-1b", "--policy", "h2o:keep=0.2", "--frontier"), "drop no tokens"),
     ],
 )
@@ -136,6 +168,34 @@ def test_bad_input_is_one_clear_line(options: tuple[str, ...], problem: str, kvp
     answer = kvplan("verify", *options)
     assert answer.code == 2
     assert problem in answer.err.splitlines()[0]
+
+
+@pytest.mark.skipif(pytest.importorskip("torch").cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("options", [("--device", "cuda"), ("--model", "gemma-3-1b", "--device", "cuda:1")])
+def test_a_gpu_that_is_not_there_is_one_clear_line(options: tuple[str, ...], kvplan: Run) -> None:
+    answer = kvplan("verify", *options)
+    assert answer.code == 2
+    assert answer.err.splitlines()[0].endswith("sees no GPU here")
+
+
+def test_the_engines_options_are_those_of_what_is_built(kvplan: Run) -> None:
+    # llama.cpp keeps windows at the whole context with --swa-full: 26 layers of 1 head of 256, K and V, fp16
+    answer = kvplan(*ASKED, "--engine", "llamacpp:swa_full=true", "--json")
+    assert answer.code == 0, answer.out
+    result = json.loads(answer.out)["result"]
+    measured = [check["measured_bytes"] for check in result["checks"] if "requested" in check["what"]]
+    assert measured == [26 * 1024 * 2 * 256 * 2]
+
+
+def test_size_repeats_the_engine_with_its_options(kvplan: Run) -> None:
+    words = ("size", "-m", "gemma-3-1b", "-c", "1k", "--verify", "--json")
+    answer = kvplan(*words, "-e", "none", "-e", "llamacpp:swa_full=true")
+    results = json.loads(answer.out)["result"]["results"]
+    assert answer.code == 0
+    asked = [entry["verify"]["request"].get("engine") for entry in results]
+    assert asked[0] is None
+    assert asked[1].startswith("llamacpp@")
+    assert asked[1].endswith(":swa_full=true")
 
 
 def test_without_torch_one_line_says_what_to_install(kvplan: Run, monkeypatch: pytest.MonkeyPatch) -> None:

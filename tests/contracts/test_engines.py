@@ -15,7 +15,7 @@ from kvplan.core.model import Model
 from kvplan.core.parallel import Parallel
 from kvplan.core.registry import modules
 from kvplan.core.request import SizeResult
-from kvplan.engines import engine_names, get_engine
+from kvplan.engines import engine_names, engine_words, get_engine
 from kvplan.planning.request import RequestWords, build_request
 from kvplan.planning.settings import SettingWords, read_settings
 from kvplan.planning.size import size_model
@@ -53,6 +53,19 @@ def test_a_module_is_named_after_its_engine_and_states_a_release(module: ModuleT
     assert module.ENGINE.version
     assert module.ENGINE.certainty in {"exact", "rule", "estimate"}
     assert len(type(module.ENGINE).__doc__) > 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *engine_names(),
+        *("vllm@0.25", "vllm:flashinfer=false", "llamacpp:swa_full=true,ubatch=1k"),
+        *("sglang:swa_full_tokens_ratio=20%", "mlx:kv_group_size=32,quantized_kv_start=0"),
+    ],
+)
+def test_the_words_of_an_engine_ask_for_it_again(text: str) -> None:
+    engine = get_engine(text)
+    assert get_engine(engine_words(engine)) == engine
 
 
 def test_no_two_engines_share_a_name() -> None:

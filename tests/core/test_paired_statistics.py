@@ -13,6 +13,7 @@ from kvplan.core.paired_statistics import (
     Mean,
     clustered_mean,
     count_flips,
+    median,
     normal_quantile,
     proportion,
     quantile,
@@ -201,3 +202,18 @@ def test_flips_are_counted_pair_by_pair() -> None:
     assert count_flips([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == Flips(lost=2, gained=1, count=5)
     with pytest.raises(ValueError, match="cannot be paired"):
         count_flips([1], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("count", "place"), [(6, 1), (7, 1), (8, 1), (9, 2), (10, 2), (11, 2), (12, 3), (15, 4), (20, 6), (25, 8)]
+)
+def test_the_interval_of_a_median_is_between_the_printed_order_statistics(count: int, place: int) -> None:
+    """95 %: the usual table of the sign test (Conover, Practical Nonparametric Statistics, table A3)."""
+    found = median([float(value) for value in range(count, 0, -1)])
+    assert (found.low, found.high) == (place, count + 1 - place)
+    assert (found.value, found.count) == (statistics.median(range(1, count + 1)), count)
+
+
+def test_five_values_have_no_interval_of_the_median() -> None:
+    with pytest.raises(ValueError, match="5 values have no interval"):
+        median([1.0] * 5)

@@ -1,10 +1,13 @@
 """Verifies many models, formats and frontiers on this machine's GPU, and writes what ``kvplan verify --report`` writes.
 
-    python tests/gpu/verify_many.py --out FOLDER [--models 3]
+    python tests/gpu/verify_many.py --out FOLDER [--models 3] [--gib 0.25]
 
-``allocation.json``: real caches of 26 models over all kinds of layers, each in five formats, and the cache of a 70B
-model at 131,072 tokens with as many requests as the device holds. ``frontier.json``: the largest number of requests
-that ``fit`` predicts, and the next block. ``model_code.json``: transformers' own code of each architecture.
+``allocation.json``: real caches of 32 models over all kinds of layers, each in five formats, those of a model of every
+other family in two, and the cache of a 70B model at 131,072 tokens with as many requests as the device holds.
+``frontier.json``: the largest number of requests that ``fit`` predicts, and the next block. ``model_code.json``:
+transformers' own code of each architecture. Stored in ``tests/vectors/verify_DEVICE``, they are read by
+``test_stored_reports.py``, and ``stored_reports.py`` prints the README's table of them. A CPU runs it, too, in what
+memory it has.
 """
 
 from __future__ import annotations
@@ -41,8 +44,19 @@ MODELS = (
     *("mamba-2.8b", "falcon-mamba-7b", "jamba-v0.1", "qwen3-next-80b-a3b", "lfm2-8b-a1b", "granite-4.0-h-micro"),
     *("starcoder2-15b", "nemotron-h-4b", "kimi-linear-48b-a3b", "bart-large-cnn", "minimax-m2.5", "smollm2-360m"),
 )
-CONTEXT_TOKENS, MOST_BYTES, MOST_SEQUENCES = 16411, 6 * GIB, 8
-"""A prime, so that nothing divides it; as many sequences as stay below the bytes."""
+OTHER_FORMATS = ("auto", "fp8")
+OTHER_FAMILIES = (
+    *("afm-4.5b", "t5-v1.1-xxl", "gpt-j-6b", "dbrx", "deepseek-moe-16b", "deepseek-v4-flash", "ernie-4.5-vl-28b-a3b"),
+    *("exaone-4.0-32b", "gemma-4-31b-assistant", "glm-4.6v-flash", "gpt2", "hunyuan-7b", "hymba-1.5b", "internvl3-8b"),
+    *("jet-nemotron-2b", "kimi-k2.5", "laguna-xs.2", "lfm2-vl-1.6b", "llama-3.2-11b-vision", "pixtral-12b"),
+    *("mamba2attn-2.7b", "mimo-v2-flash", "minimax-m1", "minimax-m3", "mpt-7b", "nemotron-mini-4b"),
+    *("nemotron-super-49b", "openelm-3b", "opt-6.7b", "stablelm-3b", "qwen3-vl-4b", "recurrentgemma-2b"),
+    *("rwkv-4-169m", "trinity-mini", "whisper-large-v3"),
+)
+"""One of each family that ``MODELS`` has not."""
+
+CONTEXT_TOKENS, MOST_GIB, MOST_SEQUENCES = 16411, 6.0, 8
+"""A prime, so that nothing divides it; as many sequences as stay below the memory."""
 
 FRONTIERS = (
     FitWords(model="llama-3.1-70b", gpu="h200", ctx="128k", concurrency=1, weights="fp8", kv_dtype="fp8"),
@@ -60,14 +74,15 @@ CODE = (
 )
 
 
-def allocations(models: tuple[str, ...]) -> Iterator[Case]:
+def allocations(models: tuple[str, ...], others: tuple[str, ...], most_bytes: int) -> Iterator[Case]:
     """Every model in every format that can hold it; then 70B at 128k, with as many requests as the device holds."""
-    for name in models:
-        for text in FORMATS:
-            try:
-                yield _allocation(name, text, CONTEXT_TOKENS, MOST_BYTES, MOST_SEQUENCES)
-            except KvplanError as error:
-                print(f"{name} {text}: {error.message}", file=sys.stderr)
+    wanted = [(name, text) for name in models for text in FORMATS]
+    wanted += [(name, text) for name in others for text in OTHER_FORMATS]
+    for name, text in wanted:
+        try:
+            yield _allocation(name, text, CONTEXT_TOKENS, most_bytes, MOST_SEQUENCES)
+        except KvplanError as error:
+            print(f"{name} {text}: {error.message}", file=sys.stderr)
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         yield _allocation("llama-3.1-70b", "fp8", 131072, int(free * 0.95), MOST_SEQUENCES)
@@ -105,7 +120,9 @@ def model_code(device: torch.device, names: tuple[str, ...], seconds: float) -> 
         request={"models": ",".join(entry.model for entry in found)},
         checks=tuple(replace(check, subject=entry.model) for entry in found for check in entry.checks),
         versions=versions(),
-        skipped=tuple(f"{entry.model}: {line}" for entry in found for line in entry.skipped),
+        skipped=tuple(
+            f"{entry.model}: {line.removeprefix(f'{entry.model}: ')}" for entry in found for line in entry.skipped
+        ),
     )
 
 
@@ -113,15 +130,17 @@ def main() -> None:
     """Run everything and write the reports."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", type=int, default=len(MODELS), help="only the first ones")
+    parser.add_argument("--models", type=int, default=len(MODELS) + len(OTHER_FAMILIES), help="only the first ones")
+    parser.add_argument("--gib", type=float, default=MOST_GIB, help="memory of an allocation that is not the 70B's")
     parser.add_argument("--parts", default="allocation,frontier,model_code")
     parser.add_argument("--code-seconds", type=float, default=300.0, help="no model's code begins after this")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device = choose_device()
     place, count = Place(device=device), options.models
+    cases = allocations(MODELS[:count], OTHER_FAMILIES[:count], int(options.gib * GIB))
     parts = {
-        "allocation": lambda: verify_cases(list(allocations(MODELS[:count])), {"set": "allocation"}, place),
+        "allocation": lambda: verify_cases(list(cases), {"set": "allocation"}, place),
         "frontier": lambda: verify_cases(list(frontiers())[:count], {"set": "frontier"}, place),
         "model_code": lambda: model_code(device, CODE[:count], options.code_seconds),
     }

@@ -32,6 +32,8 @@ STATE_CONTEXTS = (1, 300)
 """Recurrent layers build one graph node per token on the CPU, and their state does not grow."""
 BITS = (None, 8, 4)
 SECONDS = 240
+WRAPPERS = {"minimax_m3": "minimax_m3_vl"}
+"""Text models that mlx-lm has inside a multimodal one alone."""
 
 
 def measure(path: Path) -> list[dict[str, object]]:
@@ -49,6 +51,8 @@ def measure(path: Path) -> list[dict[str, object]]:
 
 def build(config: dict[str, object]) -> object:
     """mlx-lm's model of a config, in its 16-bit dtype, with nothing evaluated."""
+    if wrapper := WRAPPERS.get(str(config["model_type"])):
+        config = {"model_type": wrapper, "text_config": config}
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     text = config.get("text_config") or config

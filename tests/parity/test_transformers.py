@@ -32,7 +32,8 @@ from kvplan.planning.request import RequestWords, build_request  # noqa: E402
 from kvplan.planning.size import size_model  # noqa: E402
 from kvplan.runtime.verify.code_prediction import LayerBytes, Run, predict_native  # noqa: E402
 from kvplan.runtime.verify.decoder_run import tensors  # noqa: E402
-from kvplan.runtime.verify.skeleton import cut_layers, in_dtype  # noqa: E402
+from kvplan.runtime.verify.shrink_steps import cut_layers  # noqa: E402
+from kvplan.runtime.verify.skeleton import in_dtype  # noqa: E402
 from kvplan.specs.config_json import read_config  # noqa: E402
 
 pytestmark = [

@@ -65,6 +65,21 @@ def test_llamacpp_allocates_every_cache_type(dtype: str) -> None:
     assert failed(checks(result, "llamacpp")) == []
 
 
+def test_vllm_runs_with_the_options_that_are_predicted() -> None:
+    result = kvplan.size("gemma-3-1b", "4k", engine="vllm", max_model_len="16k")
+    settings = replace(result.request.settings, block_tokens=32, max_num_batched_tokens=512)
+    found = checks(replace(result, request=replace(result.request, settings=settings)), "vllm")
+    assert failed(found) == []
+    # 32 tokens of one head of 256, keys and values in bf16
+    assert {check.measured_bytes for check in found if "sliding_window" in check.what} == {32 * 2 * 256 * 2}
+
+
+@pytest.mark.parametrize("options", ["swa_full=true", "unified=true,ubatch=256", "flash_attention=off"])
+def test_llamacpp_runs_with_the_options_that_are_predicted(options: str) -> None:
+    found = checks(kvplan.size("gemma-3-27b", "3k", engine=f"llamacpp:{options}", concurrency=2), "llamacpp")
+    assert failed(found) == []
+
+
 def test_a_spec_with_a_wrong_head_fails_in_its_layer() -> None:
     result = kvplan.size("llama-3.1-8b", "2k")
     architecture = result.model.architecture
@@ -73,4 +88,4 @@ def test_a_spec_with_a_wrong_head_fails_in_its_layer() -> None:
     layers[3] = (replace(kind, num_kv_heads=7),)
     wrong = replace(result.model, architecture=replace(architecture, layers=tuple(layers)))
     found = checks(replace(result, model=wrong), "llamacpp")
-    assert failed(found) == ["full cache of layers 0-3: keys", "full cache of layers 0-3: values"]
+    assert failed(found) == ["all caches", "full cache of layers 0-3: keys", "full cache of layers 0-3: values"]

@@ -1,4 +1,4 @@
-"""One process of those that ``test_evaluate_ranks`` launches: ``FILE MODE``, records without a model."""
+"""One process of those that ``test_evaluate_ranks`` launches: ``FOLDER MODE...``, records without a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kvplan.core.errors import EvaluationError, KvplanError
 from kvplan.core.evaluation import Record
 from kvplan.runtime.evaluate import run as run_module
 from kvplan.runtime.evaluate.methods import Method
-from kvplan.runtime.evaluate.ranks import joined
+from kvplan.runtime.evaluate.ranks import Share, joined
 from kvplan.runtime.evaluate.results_file import Header, ResultsFile
 from kvplan.runtime.evaluate.run import run
 from kvplan.runtime.evaluate.tasks import Piece
@@ -40,19 +41,26 @@ def failing_check(handle: object, text: object) -> None:
         raise EvaluationError("self-check: blind", "no hint")
 
 
-def main(path: Path, mode: str) -> None:
-    """Run five pieces and print what this process got."""
+def ran(folder: Path, mode: str, share: Share) -> list[Any]:
+    """What this process got of five pieces, or the error that it met."""
     run_module.self_check = failing_check if mode == "blind" else lambda handle, text: None
     pieces = [piece("latency", ("t",), mode), *(piece("qa", (f"{at}a", f"{at}b"), mode) for at in range(4))]
+    results = ResultsFile(folder / f"{mode}.jsonl", HEADER, share.index)
+    try:
+        found = run(None, [Method(kv_dtype="fp8_e4m3")], pieces, results=results, share=share)
+    except KvplanError as error:
+        return [type(error).__name__, error.message]
+    return [[one.task, one.method, one.sample, one.values["rank"]] for one in found]
+
+
+def main(folder: Path, *modes: str) -> None:
+    """Run in each mode and write a line for it: rank, mode, what came out."""
     with joined(launched_rank()) as share:
-        results = ResultsFile(path, HEADER, share.index)
-        try:
-            found = run(None, [Method(kv_dtype="fp8_e4m3")], pieces, results=results, share=share)
-        except KvplanError as error:
-            print(json.dumps([share.index, type(error).__name__, error.message]))
-            return
-    print(json.dumps([share.index, [[one.task, one.method, one.sample, one.values["rank"]] for one in found]]))
+        for mode in modes:
+            # in one write, so that lines of two processes stay whole
+            sys.stdout.write(json.dumps([share.index, mode, ran(folder, mode, share)]) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

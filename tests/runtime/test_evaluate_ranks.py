@@ -15,7 +15,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from evaluate_rank import ran
+
 from kvplan.core.errors import EvaluationError, KvplanError, UnknownNameError
+from kvplan.runtime.evaluate import run as run_module
 from kvplan.runtime.evaluate.ranks import Share, _guarded, joined
 from kvplan.runtime.verify.ranks import Rank
 
@@ -27,44 +30,55 @@ ORDER = [
 ]
 
 
-def launched(path: Path, mode: str, processes: int = 2) -> list[Any]:
-    """What each process printed, by rank."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    alone = [sys.executable, WORKER, str(path), mode]
-    command = [sys.executable, *launcher, *alone[1:]] if processes > 1 else alone
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Any]]]:
+    """The folder of two processes that ran well, then met an error, and of which then one died; what they told by mode.
+
+    One launch for all, as starting takes longer than running.
+    """
+    folder = tmp_path_factory.mktemp("ranks")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, WORKER, str(folder), "well", "blind", "killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    assert found or mode == "killed", done.stderr
-    return sorted(found)
+    assert done.returncode != 0
+    lines = sorted(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    found: dict[str, list[Any]] = {}
+    for index, mode, told in lines:
+        assert index == len(found.setdefault(mode, []))
+        found[mode].append(told)
+    assert set(found) == {"well", "blind"}, done.stderr
+    return folder, found
 
 
-def test_two_processes_share_the_pieces_and_both_get_all_records(tmp_path: Path) -> None:
-    path = tmp_path / "quality.jsonl"
-    first, second = launched(path, "well")
-    assert [found[:3] for found in first[1]] == ORDER
-    assert first[1] == second[1]
-    ranks = {sample: rank for task, _, sample, rank in first[1] if task == "qa"}
+def test_two_processes_share_the_pieces_and_both_get_all_records(launched: Any) -> None:
+    folder, found = launched
+    first, second = found["well"]
+    assert [record[:3] for record in first] == ORDER
+    assert first == second
+    ranks = {sample: rank for task, _, sample, rank in first if task == "qa"}
     assert ranks == {"0a": "0", "0b": "0", "1a": "1", "1b": "1", "2a": "0", "2b": "0", "3a": "1", "3b": "1"}
-    assert {rank for task, _, _, rank in first[1] if task == "latency"} == {"0"}  # while the other one waits
-    assert os.listdir(tmp_path) == ["quality.jsonl"]
-    assert len(path.read_text().splitlines()) == 1 + len(ORDER)
+    assert {rank for task, _, _, rank in first if task == "latency"} == {"0"}  # while the other one waits
+    assert not (folder / "well.rank1.jsonl").exists()
+    assert len((folder / "well.jsonl").read_text().splitlines()) == 1 + len(ORDER)
 
 
-def test_what_two_processes_left_when_one_died_is_taken_up_by_one_alone(tmp_path: Path) -> None:
-    path = tmp_path / "quality.jsonl"
-    launched(path, "killed")
-    assert [name for name in os.listdir(tmp_path) if "rank" not in name] in ([], ["quality.jsonl"])
+def test_an_error_of_one_process_is_raised_on_all(launched: Any) -> None:
+    assert launched[1]["blind"] == [["EvaluationError", "rank 1: self-check: blind"]] * 2
+
+
+def test_what_two_processes_left_when_one_died_is_taken_up_by_one_alone(
+    launched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = launched
+    monkeypatch.setattr(run_module, "self_check", None)  # restored, whatever ``ran`` puts there
+    path = folder / "killed.jsonl"
     kept = path.read_text().splitlines() if path.exists() else []
-    ((_, found),) = launched(path, "well", processes=1)
-    assert [each[:3] for each in found] == ORDER
-    assert sum(each[3] == "0" for each in found) == max(0, len(kept) - 1)
-    assert os.listdir(tmp_path) == ["quality.jsonl"]
-
-
-def test_an_error_of_one_process_is_raised_on_all(tmp_path: Path) -> None:
-    told = ["EvaluationError", "rank 1: self-check: blind"]
-    assert launched(tmp_path / "quality.jsonl", "blind") == [[0, *told], [1, *told]]
+    found = ran(folder, "killed", Share())
+    assert [record[:3] for record in found] == ORDER
+    assert sum(record[3] == "0" for record in found) == max(0, len(kept) - 1)
+    assert len(path.read_text().splitlines()) == 1 + len(ORDER)
+    assert not (folder / "killed.rank1.jsonl").exists()
 
 
 @pytest.mark.parametrize(

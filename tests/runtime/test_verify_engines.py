@@ -133,7 +133,7 @@ def test_a_missed_window_fails_in_llamacpps_caches(tmp_path: Path) -> None:
     layers = tuple((full,) for _ in result.model.architecture.layers)
     wrong = failed(played(tmp_path, "llamacpp", "gemma-3-27b", with_layers(result, layers)).checks)
     caches = ("full cache of layers 0-5", "a cache not predicted")
-    assert wrong == [f"{cache}: {side}" for cache in caches for side in ("keys", "values")]
+    assert wrong == ["all caches", *(f"{cache}: {side}" for cache in caches for side in ("keys", "values"))]
 
 
 def test_llamacpp_is_given_the_spec_neither_heads_nor_widths(tmp_path: Path) -> None:
@@ -143,7 +143,18 @@ def test_llamacpp_is_given_the_spec_neither_heads_nor_widths(tmp_path: Path) -> 
     asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))
     assert asked["header"]["attention.head_count_kv"] == 8
     assert asked["header"]["attention.key_length"] == 128
-    assert wrong == ["full cache of layers 0-1: keys", "full cache of layers 0-1: values"]
+    assert wrong == ["all caches", "full cache of layers 0-1: keys", "full cache of layers 0-1: values"]
+
+
+def test_what_llamacpps_log_rounds_away_fails_in_its_own_account(tmp_path: Path) -> None:
+    answers = answers_of("llamacpp", "llama-3.1-8b")
+    answers[1]["body"]["context_bytes"] += 512
+    result = kvplan.size("llama-3.1-8b", "4k")
+    assert failed(verify_engine(result, "llamacpp", stand_in(tmp_path, answers)).checks) == ["all caches"]
+    answers[1]["body"]["context_bytes"] = None  # another release, whose account cannot be read
+    found = verify_engine(result, "llamacpp", stand_in(tmp_path, answers)).checks
+    assert failed(found) == []
+    assert "all caches" not in {check.what for check in found}
 
 
 def test_a_wrong_layer_far_up_is_reached(tmp_path: Path) -> None:
@@ -182,11 +193,61 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_command(
     assert "--engine-python" in (caught.value.hint or "")
 
 
-def test_sglang_without_a_gpu_is_skipped_with_the_reason(tmp_path: Path) -> None:
+def test_sglang_without_a_gpu_is_refused_with_what_to_do(tmp_path: Path) -> None:
     answers: Answers = [{"body": {"version": "0.5.23", "device": None}, "log": []}]
-    found = verify_engine(kvplan.size("llama-3.1-8b", "4k"), "sglang", stand_in(tmp_path, answers))
-    assert not found.checks
-    assert "needs a GPU" in found.skipped[0]
+    with pytest.raises(UnsupportedError, match="is started on a GPU, and torch sees none in") as caught:
+        verify_engine(kvplan.size("llama-3.1-8b", "4k"), "sglang", stand_in(tmp_path, answers))
+    assert "leave --against sglang out" in (caught.value.hint or "")
+
+
+# -- options -----------------------------------------------------------------------------------------------------
+
+
+def with_settings(model: str, engine: str, **settings: int) -> SizeResult:
+    result = kvplan.size(model, "4k", engine=engine)
+    return replace(result, request=replace(result.request, settings=replace(result.request.settings, **settings)))
+
+
+def asked_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_options_of_vllm_reach_vllm(tmp_path: Path) -> None:
+    words = "vllm:mamba_ssm_cache_dtype=float32"
+    result = with_settings("llama-3.1-8b", words, block_tokens=32, max_model_len=8192, max_num_seqs=4)
+    played(tmp_path, "vllm", "llama-3.1-8b", result)
+    arguments = asked_of(tmp_path)["arguments"]
+    expected = {"block_size": 32, "max_model_len": 8192, "max_num_seqs": 4, "mamba_ssm_cache_dtype": "float32"}
+    assert {name: arguments.get(name) for name in expected} == expected
+
+
+def test_a_stated_block_is_predicted_for_vllms_cpu_build_too(tmp_path: Path) -> None:
+    result = with_settings("llama-3.1-8b", "vllm", block_tokens=32)
+    found = {check.what: check for check in played(tmp_path, "vllm", "llama-3.1-8b", result).checks}
+    assert found["layers 0-31 full_attention"].predicted_bytes == 524288 // 4  # 32 tokens of 128
+
+
+def test_options_of_llamacpp_reach_llamacpp(tmp_path: Path) -> None:
+    words = "llamacpp:swa_full=true,ubatch=256,flash_attention=off"
+    result = kvplan.size("gemma-3-27b", "4k", engine=words, kv_dtype="f32", concurrency=2)
+    played(tmp_path, "llamacpp", "gemma-3-27b", result)
+    options = asked_of(tmp_path)["options"]
+    expected = {"swa_full": True, "ubatch": 256, "flash_attention": "off", "type_k": "f32", "sequences": 2}
+    assert {name: options.get(name) for name in expected} == expected
+
+
+def test_options_of_sglang_reach_sglang(tmp_path: Path) -> None:
+    gpu = {"name": "H100", "vendor": "nvidia", "memory_bytes": 80 << 30, "free_bytes": 79 << 30}
+    body = {"version": "0.5.23", "device": {**gpu, "compute_capability": [9, 0]}, "started": True}
+    log = ["KV Cache is allocated. dtype: torch.bfloat16, #tokens: 4096, K size: 0.25 GB, V size: 0.25 GB"]
+    words = "sglang:swa_full_tokens_ratio=0.5,disable_hybrid_swa_memory=true"
+    result = with_settings("llama-3.1-8b", words, block_tokens=16, max_model_len=8192)
+    verify_engine(result, "sglang", stand_in(tmp_path, [{"body": body, "log": log}] * 2))
+    arguments = asked_of(tmp_path)["arguments"]
+    expected = {"swa_full_tokens_ratio": 0.5, "disable_hybrid_swa_memory": True, "page_size": 16}
+    assert {name: arguments.get(name) for name in expected} == expected
+    assert arguments["context_length"] == 8192
 
 
 def test_sglangs_pools_are_read_from_its_log(tmp_path: Path) -> None:

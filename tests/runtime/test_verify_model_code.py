@@ -19,7 +19,8 @@ with warnings.catch_warnings():
 from kvplan.core.attention import FullAttention, LayerKind  # noqa: E402
 from kvplan.core.model import Model  # noqa: E402
 from kvplan.runtime.verify.code_prediction import other_release  # noqa: E402
-from kvplan.runtime.verify.skeleton import build_skeleton, cut_layers, in_dtype  # noqa: E402
+from kvplan.runtime.verify.shrink_steps import cut_layers  # noqa: E402
+from kvplan.runtime.verify.skeleton import build_skeleton, in_dtype  # noqa: E402
 from kvplan.specs.catalogue import load_packaged  # noqa: E402
 from kvplan.specs.published_config import published_config  # noqa: E402
 

@@ -54,6 +54,7 @@ def write(path: Path, verification: Verification) -> Path:
 
 def test_a_report_read_back_is_the_same_verification(tmp_path: Path) -> None:
     verification = found(RIGHT, WRONG, check("free memory", 100, 90, allowed_bytes=16, detail="how", subject="rank 1"))
+    verification = replace(verification, shares={"rank 1": "key and value head 1 of 2"})
     assert read_verification(write(tmp_path / "out.json", verification)) == verification
 
 
@@ -72,6 +73,12 @@ def test_another_file_is_refused_in_one_line(text: str, problem: str, tmp_path: 
     with pytest.raises(FileError, match=problem) as raised:
         read_verification(path)
     assert "\n" not in raised.value.message
+
+
+def test_a_report_for_people_is_not_read_back(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="not read back") as raised:
+        read_verification(tmp_path / "out.md")
+    assert "out.json" in (raised.value.hint or "")
 
 
 def test_bytes_that_are_no_whole_number_are_refused(tmp_path: Path) -> None:

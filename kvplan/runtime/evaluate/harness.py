@@ -7,6 +7,7 @@ token is taken from the prefill itself: the first of an answer whose whole promp
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ def load_model(
     if dtype not in DTYPE_WORDS:
         raise UnknownNameError("dtype", dtype, DTYPE_WORDS)
     chosen = choose_device(device)
-    with _without_progress_bars(), _as_file_error(reference):
+    with _quietly(), _as_file_error(reference):
         stored = getattr(transformers.AutoConfig.from_pretrained(reference), "dtype", None) or torch.float32
         computes_in = _DTYPES.get(dtype) or (torch.float32 if chosen.type == "cpu" else stored)
         options = {"attn_implementation": attention} if attention else {}
@@ -191,12 +192,15 @@ def _as_file_error(reference: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def _quietly() -> Iterator[None]:
+    """Without progress bars, and without what the Hub's client says of each try where there is no network."""
+    bars, hub = transformers.utils.logging, logging.getLogger("huggingface_hub")
+    shown, level = bars.is_progress_bar_enabled(), hub.level
+    bars.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        hub.setLevel(level)
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()

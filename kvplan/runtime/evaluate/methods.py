@@ -84,11 +84,19 @@ def parse_methods(words: str | Iterable[str]) -> tuple[Method, ...]:
 
     Options have commas of their own: ``int8,window:256,sinks=4,h2o`` are three methods. Raises as ``parse_method``.
     """
+    return tuple(named_methods(words))
+
+
+def named_methods(words: str | Iterable[str]) -> dict[Method, str]:
+    """The same, each with the words that first asked for it, which are shorter than its ``text``: ``int8``."""
     lists = [words] if isinstance(words, str) else words
     pieces = [piece for one in lists for piece in _split(one)]
     if not pieces:
         raise UsageError("no method is named", _EXAMPLE)
-    return tuple(dict.fromkeys(parse_method(piece) for piece in pieces))
+    found: dict[Method, str] = {}
+    for piece in pieces:
+        found.setdefault(parse_method(piece), piece)
+    return found
 
 
 def _split(words: str) -> list[str]:

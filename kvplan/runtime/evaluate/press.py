@@ -76,12 +76,17 @@ def parse_press(text: str) -> PressMethod:
 
 
 def require_kvpress() -> None:
-    """Raise UnsupportedError where kvpress is not installed."""
+    """Raise UnsupportedError where kvpress is not installed, or lacks a package that it imports."""
     if find_spec("kvpress") is None:
-        raise UnsupportedError(
-            "--press runs kvpress, which is not installed: pip install --no-deps kvpress==0.5.5, and its requirements",
-            "kvpress itself asks for an older transformers than kvplan's caches; --no-deps leaves yours as it is",
-        )
+        raise UnsupportedError(f"--press runs kvpress, which is not installed: {_INSTALL}", _WHY_NO_DEPS)
+    try:
+        import_module("kvpress")
+    except ImportError as error:
+        raise UnsupportedError(f"--press: kvpress cannot be imported: {error}; {_INSTALL}", _WHY_NO_DEPS) from None
+
+
+_INSTALL = "pip install --no-deps kvpress==0.5.5 && pip install cachetools datasets fire requests"
+_WHY_NO_DEPS = "kvpress itself asks for an older transformers than kvplan's caches; --no-deps leaves yours as it is"
 
 
 class PressedLayer(DynamicLayer):  # type: ignore[misc]

@@ -21,19 +21,23 @@ from kvplan.runtime.evaluate.methods import Method
 from kvplan.runtime.evaluate.question_file import Question, demo_questions, read_questions
 from kvplan.runtime.evaluate.tasks import Piece
 
+DEMO_QUESTIONS = 40
+"""Asked where neither a file nor a number is given."""
+
 _MORE_TOKENS = 4
 """Tokens of an answer beyond those of the right one, so that a longer one shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QaSettings:
-    """``questions`` is a JSONL file (``read_questions``); None: ``num_samples`` questions of the demo's making.
+    """``questions`` is a JSONL file (``read_questions``), of which the first ``num_samples`` are asked, or all (None).
 
-    ``question_aware`` is explained in ``kvplan.runtime.evaluate.answers``.
+    Where there is no file, ``num_samples`` questions of the demo's making are. ``question_aware`` is explained in
+    ``kvplan.runtime.evaluate.answers``.
     """
 
     questions: Path | None = None
-    num_samples: int = 40
+    num_samples: int | None = None
     question_aware: bool = True
     seed: int = 0
 
@@ -54,7 +58,7 @@ def qa(handle: ModelHandle, settings: QaSettings) -> list[Piece]:
     if settings.questions is not None:
         asked = read_questions(settings.questions)[: settings.num_samples]
     elif handle.reads_bytes:
-        asked = demo_questions(settings.num_samples, settings.seed)
+        asked = demo_questions(settings.num_samples or DEMO_QUESTIONS, settings.seed)
     else:
         raise UsageError("the task qa has no questions for this model", "give a JSONL file of questions")
     return [_piece(handle, settings, _encoded(handle, one)) for one in asked]

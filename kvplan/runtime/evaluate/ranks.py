@@ -1,4 +1,5 @@
-"""Data-parallel evaluation: ``torchrun --nproc-per-node N -m kvplan evaluate ...``, or ``accelerate launch``.
+"""Data-parallel evaluation: ``torchrun --nproc-per-node N -m kvplan evaluate ...``, or with accelerate
+``accelerate launch --num-processes N -m kvplan evaluate ...`` (``--cpu`` besides where there is no GPU).
 
 Each process holds the whole model on a device of its own and takes every N-th piece; the first one gathers the records.
 What goes between them are records alone, so they are joined by Gloo whatever the device, and no memory of a GPU goes to

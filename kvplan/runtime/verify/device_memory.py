@@ -30,8 +30,9 @@ def allocate(tensor: TensorShape, device: torch.device) -> Tensor:
     except (TypeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        raise UnsupportedError(f"{device.type} cannot hold {dtype}", "verify on cuda or cpu") from error
+        words = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        reason = (str(error).splitlines() or [""])[0]
+        raise UnsupportedError(f"{device.type} cannot hold {words}: {reason}", "verify on cuda or cpu") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

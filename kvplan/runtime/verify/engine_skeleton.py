@@ -12,7 +12,7 @@ from typing import Any
 
 from kvplan.core.errors import KvplanError, UnsupportedError
 from kvplan.core.model import Model
-from kvplan.runtime.verify.shrink_steps import STEPS
+from kvplan.runtime.verify.shrink_steps import STEPS, cut_layers
 from kvplan.specs.config_json import read_config
 from kvplan.specs.published_config import published_config
 
@@ -119,8 +119,6 @@ def _fitting(values: Values, model: Model) -> tuple[Values, int]:
     architecture, layers, size = read.architecture, read.architecture.num_layers, _weight_bytes(read)
     if size <= MOST_WEIGHT_BYTES:
         return values, layers
-    from kvplan.runtime.verify.skeleton import cut_layers
-
     most = max(1, layers * MOST_WEIGHT_BYTES // size)
     cut = cut_layers(values, most)
     if _layers(cut, model) != architecture.layers[:most]:

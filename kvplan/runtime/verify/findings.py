@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kvplan.core.verification import Check
@@ -25,6 +25,15 @@ def join_findings(findings: Iterable[Findings]) -> Findings:
         skipped=tuple(dict.fromkeys(words for each in found for words in each.skipped)),
         notes=tuple(dict.fromkeys(words for each in found for words in each.notes)),
     )
+
+
+def named_lines(lines: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
+    """Lines with their subject; those of several subjects are said once."""
+    said: dict[str, list[str]] = {}
+    for subject, own in lines:
+        for line in own:
+            said.setdefault(line, []).append(subject)
+    return tuple(f"{own[0]}: {line}" if len(own) == 1 and own[0] else line for line, own in said.items())
 
 
 def layer_words(indices: Iterable[int]) -> str:

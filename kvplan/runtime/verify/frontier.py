@@ -74,22 +74,29 @@ class Growth:
 def check_frontier(fit: FitResult, device: torch.device, *, progress: Progress = silent) -> Findings:
     """Look for the most blocks (or requests, without blocks) that the free memory of the device holds.
 
-    Raises DoesNotFitError where not even the weights fit, and UnsupportedError where no limit can be kept.
+    Raises DoesNotFitError where not one fits beside the weights, and UnsupportedError where no limit can be kept.
     """
     release(device)
     total, free = total_and_free(device)
     growth = growth_of(fit, in_use_bytes=total - free if device.type == "cuda" else 0)
     limit = (free - MARGIN_BYTES) // SEGMENT_MULTIPLE_BYTES * SEGMENT_MULTIPLE_BYTES
     if growth.beside_bytes + growth.unit_bytes > limit:
-        raise DoesNotFitError(
-            f"weights and overhead take {format_bytes(growth.beside_bytes)}, and {format_bytes(free)} are free",
-            "choose a smaller --weights format or more ranks (--tp)",
-        )
+        raise _too_large(growth, free)
     if device.type == "cuda":
         return _cuda_frontier(growth, device, limit, progress)
     if device.type == "cpu":
         return _cpu_frontier(growth, limit, progress)
     raise UnsupportedError(f"no limit can be kept on {device.type}", "look for the frontier on cuda or cpu")
+
+
+def _too_large(growth: Growth, free_bytes: int) -> DoesNotFitError:
+    """What to do where not one unit fits: beside weights that do, a request is the smaller the shorter its context."""
+    shorter = "a shorter --ctx, " if growth.unit_name == "request" and growth.beside_bytes < free_bytes else ""
+    return DoesNotFitError(
+        f"weights and overhead take {format_bytes(growth.beside_bytes)}, a {growth.unit_name} takes"
+        f" {format_bytes(growth.unit_bytes)}, and {format_bytes(free_bytes)} are free",
+        f"choose {shorter}a smaller --weights format or more ranks (--tp)",
+    )
 
 
 def growth_of(fit: FitResult, in_use_bytes: int = 0) -> Growth:

@@ -81,7 +81,7 @@ def verify_model_code(
         return CodeChecks(model=model.name, skipped=(departs or published.reason,))
     values = in_dtype(published.values, _TORCH_DTYPES[model.dtype])
     with quiet():
-        progress(f"{model.name}: its own code, made small")
+        progress("its own code, made small")
         try:
             skeleton = build_skeleton(values, model.architecture.layers, device, whole=options.whole)
         except UnsupportedError as error:
@@ -108,9 +108,13 @@ def verify_many(
     """``verify_model_code`` of every model named as ``--model`` names one; an error is that model's ``skipped``."""
     for reference in references:
         try:
-            yield verify_model_code(resolve_model(reference), device, options, progress)
+            yield verify_model_code(resolve_model(reference), device, options, _about(reference, progress))
         except KvplanError as error:
             yield CodeChecks(model=reference, skipped=(error.message,))
+
+
+def _about(reference: str, progress: Progress) -> Progress:
+    return lambda words: progress(f"{reference}: {words}")
 
 
 @contextmanager
@@ -142,7 +146,7 @@ def _run_all(
         if time.monotonic() > deadline:
             missed.setdefault(f"{options.seconds:g} s had passed", []).append(run.words)
             continue
-        progress(f"{model.name}: {run.words}")
+        progress(run.words)
         try:
             checks += list(check_run(model, skeleton, run))
         except KvplanError as error:

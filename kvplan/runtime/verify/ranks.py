@@ -6,7 +6,7 @@ Ranks are numbered replica by replica, then stage by stage, as ``SizeResult.allo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,6 +20,7 @@ from kvplan.core.parallel import Parallel
 from kvplan.core.part import Part
 from kvplan.core.units import cdiv
 from kvplan.core.verification import Verification
+from kvplan.runtime.verify.findings import named_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,15 @@ class Rank:
     def stage(self, parallel: Parallel) -> int:
         """The pipeline stage that the rank belongs to."""
         return self.index // parallel.tp % parallel.pp
+
+    def groups(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The groups of checks that the rank runs: model code, which knows no ranks, on the first alone.
+
+        Raises UsageError for engines, which would start ranks of their own.
+        """
+        if "engine" in asked:
+            raise UsageError("--against starts an engine of one rank", "run it without torchrun and --tp")
+        return tuple(group for group in asked if group != "model code" or not self.index)
 
     def check(self, parallel: Parallel) -> None:
         """Raise UsageError where there are not as many processes as ranks."""
@@ -89,7 +99,7 @@ def verify_on_all(rank: Rank, device: torch.device, verify: Callable[[], Verific
     dist.all_gather_object(found, mine)
     for index, entry in enumerate(found):
         if isinstance(entry, KvplanError):
-            raise KvplanError(f"rank {index}: {entry.message}", entry.hint)
+            raise _plain(entry, f"rank {index}: ")
     return _merged([entry for entry in found if isinstance(entry, Verification)])
 
 
@@ -98,20 +108,36 @@ def _guarded(verify: Callable[[], Verification]) -> Verification | KvplanError:
     try:
         return verify()
     except KvplanError as error:
-        return KvplanError(error.message, error.hint)
+        return _plain(error)
+
+
+def _plain(error: KvplanError, before: str = "") -> KvplanError:
+    """The error without its class: with its words, ``before`` them, and its exit code."""
+    plain = KvplanError(before + error.message, error.hint)
+    plain.code, plain.exit_code = error.code, error.exit_code
+    return plain
 
 
 def _merged(found: list[Verification]) -> Verification:
     first = found[0]
+    elsewhere = [
+        f"{rank_words(index)} ran on {entry.device.name}"
+        for index, entry in enumerate(found)
+        if entry.device.name != first.device.name
+    ]
     return replace(
         first,
         checks=tuple(
-            replace(check, subject=f"rank {index}") for index, entry in enumerate(found) for check in entry.checks
+            replace(check, subject=rank_words(index)) for index, entry in enumerate(found) for check in entry.checks
         ),
-        skipped=tuple(dict.fromkeys(line for entry in found for line in entry.skipped)),
-        notes=tuple(dict.fromkeys(line for entry in found for line in entry.notes))
-        + tuple(f"rank {index} ran on {entry.device.name}" for index, entry in enumerate(found)),
+        skipped=named_lines([(rank_words(index), entry.skipped) for index, entry in enumerate(found)]),
+        notes=(*named_lines([(rank_words(index), entry.notes) for index, entry in enumerate(found)]), *elsewhere),
     )
+
+
+def rank_words(index: int) -> str:
+    """A rank as a check's subject."""
+    return f"rank {index}"
 
 
 def held_words(model: Model, parallel: Parallel, index: int) -> str:
@@ -121,7 +147,7 @@ def held_words(model: Model, parallel: Parallel, index: int) -> str:
     named: dict[str, list[str]] = {}
     for part in dict.fromkeys(Part(name=p.name, num_heads=p.num_heads, width=1, sharded=p.sharded) for p in parts):
         named.setdefault(_share_words(part, position, parallel.head_ranks), []).append(part.name)
-    return f"rank {index}: " + "; ".join(f"{' and '.join(names)} {words}" for words, names in named.items())
+    return "; ".join(f"{' and '.join(names)} {words}" for words, names in named.items())
 
 
 def _share_words(part: Part, position: int, ranks: int) -> str:

@@ -15,10 +15,9 @@ from kvplan.core.policy import describe_policy
 from kvplan.core.request import SizeResult
 from kvplan.core.units import GIB
 from kvplan.core.verification import Verification
-from kvplan.engines import get_engine
 from kvplan.planning.size import size_model
 from kvplan.runtime.verify.device import Progress, device_facts, silent, versions
-from kvplan.runtime.verify.findings import Findings, join_findings
+from kvplan.runtime.verify.findings import Findings, join_findings, named_lines
 from kvplan.specs.config_json import read_config
 from kvplan.specs.published_config import published_config
 
@@ -80,8 +79,8 @@ def verify_cases(cases: Sequence[Case], request: Mapping[str, str], place: Place
         request=request,
         checks=found.checks,
         versions=versions(),
-        skipped=_named_lines([(case.subject, findings.skipped) for case, findings in zip(cases, each)]),
-        notes=_named_lines([(case.subject, findings.notes) for case, findings in zip(cases, each)]),
+        skipped=named_lines([(case.subject, findings.skipped) for case, findings in zip(cases, each)]),
+        notes=named_lines([(case.subject, findings.notes) for case, findings in zip(cases, each)]),
     )
 
 
@@ -93,7 +92,7 @@ def num_steps(cases: Iterable[Case]) -> int:
 def resized(result: SizeResult, context_tokens: int) -> SizeResult:
     """The same request at another context. Raises UsageError or UnsupportedError as sizing does."""
     request = replace(result.request, context_tokens=context_tokens)
-    return size_model(result.model, request, get_engine(_engine_words(result)))
+    return size_model(result.model, request, result.rules)
 
 
 def published(result: SizeResult) -> tuple[SizeResult | None, str]:
@@ -103,13 +102,9 @@ def published(result: SizeResult) -> tuple[SizeResult | None, str]:
         if config.values is None:
             return None, config.reason
         model = read_config(dict(config.values), str(config.file), result.model.name)
-        return size_model(model, result.request, get_engine(_engine_words(result))), ""
+        return size_model(model, result.request, result.rules), ""
     except KvplanError as error:
         return None, error.message
-
-
-def _engine_words(result: SizeResult) -> str:
-    return f"{result.engine}@{result.engine_version}" if result.engine_version else result.engine
 
 
 def _run_case(case: Case, place: Place) -> Findings:
@@ -176,7 +171,7 @@ def _check_model_code(case: Case, place: Place) -> Findings:
     own = f"{found.model}: "  # the case has a name of its own
     return Findings(
         checks=found.checks,
-        skipped=tuple(line.removeprefix(own) for line in found.skipped),
+        skipped=tuple(f"model code: {line.removeprefix(own)}" for line in found.skipped),
         notes=tuple(line.removeprefix(own) for line in found.notes),
     )
 
@@ -203,15 +198,6 @@ def _telling(case: Case, group: str, place: Place) -> Place:
         place.doing(": ".join(filter(None, (case.subject, group, words))))
 
     return replace(place, doing=doing)
-
-
-def _named_lines(lines: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
-    """Lines with their subject; those of several subjects are said once."""
-    said: dict[str, list[str]] = {}
-    for subject, own in lines:
-        for line in own:
-            said.setdefault(line, []).append(subject)
-    return tuple(f"{own[0]}: {line}" if len(own) == 1 and own[0] else line for line, own in said.items())
 
 
 _RUNNERS: Mapping[str, Callable[[Case, Place], Findings]] = {

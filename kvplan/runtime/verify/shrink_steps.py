@@ -1,7 +1,9 @@
 """What of a config may be made small: each step names widths or counts that usually do not reach the cache.
 
+Layers are cut by a function of their own (``cut_layers``), as which of them are needed is for the caller to say.
+
 A step is a guess about thousands of classes; ``skeleton`` keeps only those that leave every cache tensor as it was.
-Heads of keys and values, their widths, windows, latent ranks, state sizes and the layers are touched by none.
+Heads of keys and values, their widths, windows, latent ranks and state sizes are touched by none.
 """
 
 from __future__ import annotations
@@ -37,6 +39,25 @@ _UNSTATED_FEED_FORWARD = ("n_inner", "ffn_hidden_size")
 _QUERY_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
 _KV_HEADS = ("num_key_value_heads", "num_global_key_value_heads", "n_head_kv", "num_kv_heads", "kv_n_heads")
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "word_embed_proj_dim")
+
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
+_INDEX_LISTS = ("attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "kda_layers", "full_attn_layers")
+
+
+def cut_layers(values: Mapping[str, Any], most: int) -> Values:
+    """The config with its first ``most`` layers: counts lowered, and lists of an entry per layer shortened."""
+    values = {name: cut_layers(value, most) if isinstance(value, dict) else value for name, value in values.items()}
+    for name in _LAYER_COUNTS:
+        layers = values.get(name)
+        if not isinstance(layers, int) or layers <= most:
+            continue
+        values[name] = most
+        for key, entry in values.items():
+            if (isinstance(entry, list) or key == "hybrid_override_pattern") and len(entry) == layers:
+                values[key] = entry[:most]
+            elif key in _INDEX_LISTS and entry:
+                values[key] = [index for index in entry if index < most + (key == "kda_layers")]
+    return values
 
 
 def _small_vocabulary(values: Values) -> Values:

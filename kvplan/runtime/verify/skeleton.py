@@ -30,12 +30,10 @@ from kvplan.runtime.verify.decoder_run import (
     parts_of,
     run_decoder,
 )
-from kvplan.runtime.verify.shrink_steps import STEPS
+from kvplan.runtime.verify.shrink_steps import STEPS, cut_layers
 
 Values = dict[str, Any]
 
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
-_INDEX_LISTS = ("attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "kda_layers", "full_attn_layers")
 _STATED_DTYPES = ("torch_dtype", "dtype", "quantization_config", "compression_config")
 _TOWER = re.compile("vision|audio")
 _PROBE_TOKENS, _PROBE_ENCODER_TOKENS = 5, 3
@@ -80,22 +78,6 @@ def in_dtype(values: Mapping[str, Any], dtype: str = "bfloat16", top: bool = Tru
     kept = {name: in_dtype(value, dtype, False) if isinstance(value, dict) else value for name, value in values.items()}
     kept = {name: value for name, value in kept.items() if name not in _STATED_DTYPES}
     return {**kept, "dtype": dtype} if top else kept
-
-
-def cut_layers(values: Mapping[str, Any], most: int) -> Values:
-    """The config with its first ``most`` layers: counts lowered, and lists of an entry per layer shortened."""
-    values = {name: cut_layers(value, most) if isinstance(value, dict) else value for name, value in values.items()}
-    for name in LAYER_COUNTS:
-        layers = values.get(name)
-        if not isinstance(layers, int) or layers <= most:
-            continue
-        values[name] = most
-        for key, entry in values.items():
-            if (isinstance(entry, list) or key == "hybrid_override_pattern") and len(entry) == layers:
-                values[key] = entry[:most]
-            elif key in _INDEX_LISTS and entry:
-                values[key] = [index for index in entry if index < most + (key == "kda_layers")]
-    return values
 
 
 def build_skeleton(

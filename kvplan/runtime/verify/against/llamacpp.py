@@ -1,4 +1,8 @@
-"""llama.cpp, started by llama-cpp-python on a GGUF skeleton: each side of each of its caches, as it logs them."""
+"""llama.cpp, started by llama-cpp-python on a GGUF skeleton: all of its caches, and each side of each.
+
+All together exactly, from its own account of its buffers, in the release whose layout of it is known; the sides as it
+logs them, to hundredths of a MiB.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from kvplan.core.model import Model
 from kvplan.core.request import SizeRequest, SizeResult
 from kvplan.core.units import MIB
 from kvplan.core.verification import Check
-from kvplan.engines import get_engine
+from kvplan.engines.llamacpp import ENGINE as LLAMACPP
 from kvplan.engines.llamacpp import LlamaCpp
 from kvplan.engines.llamacpp.cells import FULL, RECURRENT, WINDOW, Slots
 from kvplan.engines.llamacpp.plan import Device, place_devices
@@ -111,7 +115,8 @@ def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     if problem:
         words = " ".join(str(problem).split())[:400]
         raise UnsupportedError(f"llama.cpp does not start on a skeleton of {result.model.name}: {words}")
-    return Findings(checks=tuple(_checks(start, answer.body["lines"])), notes=tuple(_notes(start, versions)))
+    checks = (*_account_check(start, answer.body.get("context_bytes")), *_checks(start, answer.body["lines"]))
+    return Findings(checks=checks, notes=tuple(_notes(start, versions)))
 
 
 def _versions(python: str) -> Mapping[str, Any]:
@@ -139,8 +144,7 @@ def _prepare(result: SizeResult) -> _Start:
     kept = None if skeleton.num_layers == published.architecture.num_layers else skeleton.num_layers
     claimed = replace(published.architecture, layers=result.model.architecture.layers[:kept])
     model = replace(published, name=result.model.name, architecture=replace(claimed, draft_layers=()))
-    engine = get_engine("llamacpp")
-    assert isinstance(engine, LlamaCpp)
+    engine = result.rules if isinstance(result.rules, LlamaCpp) else LLAMACPP
     words = RequestWords(kv_dtype=_dtype_word(result))
     longest = request.settings.max_model_len or request.context_tokens
     choice = replace(build_choice(model, words, engine), policy=request.choice.policy)
@@ -159,7 +163,7 @@ def _published(model: Model) -> tuple[Model, str]:
 def _dtype_word(result: SizeResult) -> str:
     """``auto`` where the request leaves the cache in the model's dtype, which llama.cpp does not follow."""
     kv_format = result.request.choice.kv_format
-    chosen = result.engine in ("llamacpp", "ollama") or kv_format.name != kv_format.native.name
+    chosen = isinstance(result.rules, LlamaCpp) or kv_format.name != kv_format.native.name
     return kv_format.name if chosen else "auto"
 
 
@@ -182,6 +186,18 @@ def _question(start: _Start) -> dict[str, Any]:
         "optional_tensors": skeleton.optional_tensors,
         "options": options,
     }
+
+
+def _account_check(start: _Start, measured: int | None) -> Iterator[Check]:
+    """The buffers of all caches, to the byte, where llama.cpp's account of them could be read."""
+    if measured is not None:
+        yield Check(
+            group=GROUP,
+            what="all caches",
+            predicted_bytes=start.result.allocated_bytes,
+            measured_bytes=measured,
+            detail="llama_get_memory_breakdown: buffers of the context",
+        )
 
 
 def _checks(start: _Start, lines: list[str]) -> Iterator[Check]:

@@ -1,16 +1,23 @@
-"""SGLang, started with dummy weights on a GPU: its pools of rows as it logs them."""
+"""SGLang, started with dummy weights on a GPU: its pools of rows as it logs them.
+
+Tested with a stand-in that plays its log, not yet with SGLang itself, which was not at hand with a GPU. Its rules are
+held to its own code otherwise (``tests/parity/test_sglang.py``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from fractions import Fraction
 from typing import Any
 
+from kvplan.core.engine import Engine
 from kvplan.core.errors import UnsupportedError
 from kvplan.core.request import SizeRequest, SizeResult
 from kvplan.core.units import round_up
 from kvplan.core.verification import Check
-from kvplan.engines import get_engine
+from kvplan.engines.sglang import ENGINE as SGLANG
+from kvplan.engines.sglang import SGLang
 from kvplan.planning.size import size_model
 from kvplan.runtime.verify.device import Progress
 from kvplan.runtime.verify.engine_process import Answer, Question, ask
@@ -33,17 +40,18 @@ TEXT_CLASSES = {
 
 
 def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
-    """Start SGLang for the request of ``result``; without a GPU it is not started, which is no error.
-
-    Raises KvplanError as ``verify_engine`` says.
-    """
+    """Start SGLang for the request of ``result``. Raises KvplanError as ``verify_engine`` says, and without a GPU."""
     progress("looking for SGLang")
     probe = _ask(Question(script=_SCRIPT, body={}, python=python, seconds=_PROBE_SECONDS)).body
     if probe.get("device") is None:
-        return Findings(skipped=(f"engine: SGLang {probe['version']} needs a GPU, and torch sees none in {python}",))
+        raise UnsupportedError(
+            f"SGLang {probe['version']} is started on a GPU, and torch sees none in {python}",
+            "leave --against sglang out: allocation and model code run on a CPU too",
+        )
     refuse_ranks("SGLang", result.request)
     skeleton = config_skeleton(result.model, TEXT_CLASSES)
-    predicted = _predict(result.request, skeleton, probe["device"])
+    engine = result.rules if isinstance(result.rules, SGLang) else SGLANG
+    predicted = _predict(result.request, skeleton, engine, probe["device"])
     free = probe["device"]["free_bytes"] - skeleton.weight_bytes
     refuse_size("the request", predicted.allocated_bytes, free, result.request.context_tokens)
     progress(f"starting SGLang {probe['version']}")
@@ -68,10 +76,10 @@ def _ask(question: Question) -> Answer:
     return answer
 
 
-def _predict(request: SizeRequest, skeleton: ConfigSkeleton, device: Mapping[str, Any]) -> SizeResult:
+def _predict(request: SizeRequest, skeleton: ConfigSkeleton, engine: SGLang, device: Mapping[str, Any]) -> SizeResult:
     """kvplan's smallest pools for the request on this GPU."""
     settings = replace(request.settings, accelerator=accelerator_of(device), kv_memory_bytes=None)
-    return size_model(skeleton.model, replace(request, settings=settings), get_engine("sglang"))
+    return size_model(skeleton.model, replace(request, settings=settings), engine)
 
 
 def _arguments(predicted: SizeResult) -> dict[str, Any]:
@@ -90,7 +98,22 @@ def _arguments(predicted: SizeResult) -> dict[str, Any]:
         "attention_backend": settings.attention_backend,
         "disable_radix_cache": True if settings.prefix_caching is False else None,
     }
-    return {key: value for key, value in arguments.items() if value is not None}
+    stated = {key: value for key, value in arguments.items() if value is not None}
+    return {**stated, **_engine_arguments(predicted.rules)}
+
+
+def _engine_arguments(engine: Engine) -> dict[str, Any]:
+    """The engine's own options that were set, under the names of SGLang's arguments."""
+    set_ones = {
+        field.name: getattr(engine, field.name)
+        for field in fields(SGLANG)
+        if field.name not in ("name", "version", "certainty")
+        and getattr(engine, field.name) != getattr(SGLANG, field.name)
+    }
+    backend = set_ones.pop("dsa_backend", None)
+    both = {} if backend is None else {"dsa_prefill_backend": backend, "dsa_decode_backend": backend}
+    plain = {name: float(value) if isinstance(value, Fraction) else value for name, value in set_ones.items()}
+    return {**plain, **both}
 
 
 def _checks(predicted: SizeResult, answer: Answer) -> Iterator[Check]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvplan.core.accelerator import Accelerator
-from kvplan.core.errors import UnsupportedError, UsageError
+from kvplan.core.engine import Engine
+from kvplan.core.errors import DoesNotFitError, UnsupportedError
 from kvplan.core.geometry import place_layers
 from kvplan.core.model import Model
 from kvplan.core.request import SizeRequest, SizeResult
@@ -67,12 +68,13 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class _Start:
-    """One start: what is predicted for it, and by which rules."""
+    """One start: what is predicted for it, and by which rules; ``block_tokens`` is what vLLM is told, if anything."""
 
     skeleton: ConfigSkeleton
     request: SizeRequest
     engine: Vllm
     kv_memory_bytes: int
+    block_tokens: int | None = None
 
     @property
     def result(self) -> SizeResult:
@@ -93,10 +95,11 @@ def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     refuse_ranks("vLLM", result.request)
     progress("looking for vLLM")
     probe = _ask(Question(script=_SCRIPT, body={}, python=python, seconds=_PROBE_SECONDS)).body
-    engine, notes = _rules(probe)
+    engine, notes = _rules(probe, result.rules)
     skeleton = config_skeleton(result.model, TEXT_CLASSES)
     request = _request(result.request, skeleton.model, probe["device"])
-    start = _Start(skeleton=skeleton, request=request, engine=engine, kv_memory_bytes=0)
+    stated = result.request.settings.block_tokens
+    start = _Start(skeleton=skeleton, request=request, engine=engine, kv_memory_bytes=0, block_tokens=stated)
     start = replace(start, kv_memory_bytes=_cache_bytes(start, probe["device"]))
     progress(f"starting vLLM {probe['version']}")
     answer = _ask(_question(start, python))
@@ -118,8 +121,11 @@ def _ask(question: Question) -> Answer:
     return answer
 
 
-def _rules(probe: Mapping[str, Any]) -> tuple[Vllm, tuple[str, ...]]:
-    """kvplan's rules of the release that is installed, or the nearest older ones, with a note."""
+def _rules(probe: Mapping[str, Any], asked: Engine) -> tuple[Vllm, tuple[str, ...]]:
+    """kvplan's rules of the release that is installed, or the nearest older ones, with a note.
+
+    Options are those of the engine that was ``asked`` for, if it is vLLM; what kernels are there, vLLM itself tells.
+    """
     installed = _numbers(probe["version"])
     known = sorted(engine_versions("vllm"), key=_numbers)
     older = [version for version in known if _numbers(version)[:2] <= installed[:2]]
@@ -127,6 +133,9 @@ def _rules(probe: Mapping[str, Any]) -> tuple[Vllm, tuple[str, ...]]:
     engine = get_engine(f"vllm@{chosen}")
     assert isinstance(engine, Vllm)
     engine = replace(engine, flashinfer=bool(probe["device"].get("flashinfer")))
+    if isinstance(asked, Vllm):
+        names = ("mamba_cache_dtype", "mamba_ssm_cache_dtype")
+        engine = replace(engine, **{name: getattr(asked, name) for name in names})
     if _numbers(chosen)[:2] == installed[:2]:
         return engine, ()
     return engine, (f"vLLM {probe['version']} is held against kvplan's rules of {chosen}",)
@@ -142,20 +151,21 @@ def _request(request: SizeRequest, model: Model, device: Mapping[str, Any]) -> S
     if device["kind"] != "cpu":
         return replace(request, settings=replace(settings, accelerator=accelerator_of(device)))
     batched = settings.max_num_batched_tokens or _CPU_BATCHED_TOKENS
-    block = settings.block_tokens or _cpu_block_tokens(model)
+    block = _cpu_block_tokens(model, settings.block_tokens)
     settings = replace(settings, accelerator=_CPU_STAND_IN, max_num_batched_tokens=batched, block_tokens=block)
     return replace(request, settings=settings)
 
 
-def _cpu_block_tokens(model: Model) -> int:
+def _cpu_block_tokens(model: Model, stated: int | None) -> int:
+    """Tokens in a block of the CPU build, which overrides what is ``stated`` for latents and compressed streams."""
     kinds = {kind.kind for layer in model.architecture.layers for kind in layer}
     if "compressed_stream" in kinds:
         return _CPU_COMPRESSED_BLOCK_TOKENS
-    return _CPU_LATENT_BLOCK_TOKENS if "latent" in kinds else _CPU_BLOCK_TOKENS
+    return _CPU_LATENT_BLOCK_TOKENS if "latent" in kinds else stated or _CPU_BLOCK_TOKENS
 
 
 def _cache_bytes(start: _Start, device: Mapping[str, Any]) -> int:
-    """The memory of the cache: as set, or 1 GiB, or what one request needs. Raises DoesNotFitError, UsageError."""
+    """The memory of the cache: as set, or 1 GiB, or what one request needs. Raises DoesNotFitError."""
     stated = start.request.settings.kv_memory_bytes
     longest = start.request.settings.max_model_len or start.request.context_tokens
     request = replace(start.request, context_tokens=longest, concurrency=1)
@@ -169,7 +179,10 @@ def _cache_bytes(start: _Start, device: Mapping[str, Any]) -> int:
     if stated is None:
         refuse_size(f"a request of {longest} tokens", needed, free, longest)
     elif stated > usable_bytes(free):
-        raise UsageError(f"--kv-memory {format_bytes(stated)}: {format_bytes(usable_bytes(free))} are free for it")
+        raise DoesNotFitError(
+            f"--kv-memory {format_bytes(stated)}: {format_bytes(usable_bytes(free))} are free for it",
+            "leave --kv-memory out: vLLM is then started with what the request needs",
+        )
     return stated or needed
 
 
@@ -185,7 +198,7 @@ def _question(start: _Start, python: str) -> Question:
         "max_model_len": settings.max_model_len,
         "max_num_batched_tokens": run.batched_tokens,
         "max_num_seqs": settings.max_num_seqs,
-        "block_size": None if settings.accelerator is _CPU_STAND_IN else settings.block_tokens,
+        "block_size": start.block_tokens,
         "enable_prefix_caching": settings.prefix_caching,
         "mamba_cache_dtype": start.engine.mamba_cache_dtype,
         "mamba_ssm_cache_dtype": start.engine.mamba_ssm_cache_dtype,

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,49 @@ BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
 DISTRIBUTIONS = ("llama_cpp_python", "gguf")
 MOST_TRIES = 4000
 
+BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
+BREAKDOWN_RELEASE = "0.3.36"
+"""llama.cpp's own account of its buffers (``src/llama-ext.h``), a C++ map, and the release that its layout is of."""
+
 _logged: list[str] = []
 _callback: Any = None
+
+
+class Map(ctypes.Structure):
+    """A ``std::map`` of libstdc++: comparator, header node (colour, root, first, last), number of nodes."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("compare", "colour", "root", "first", "last", "count")]
+
+
+class Node(ctypes.Structure):
+    """Its node: colour and links, then a type of buffer and the bytes of model, context and compute in it."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("colour", "parent", "left", "right")),
+        *((name, ctypes.c_size_t) for name in ("buffer_type", "model", "context", "compute")),
+    ]
+
+
+def context_bytes(context: Any) -> int | None:
+    """What the buffers of a context's caches take, exactly; None where this library's account cannot be read."""
+    import llama_cpp
+
+    library = llama_cpp.llama_cpp._lib
+    known = sys.platform == "linux" and installed("llama_cpp_python") == BREAKDOWN_RELEASE
+    if not known or not hasattr(library, BREAKDOWN):
+        return None
+    account = library[BREAKDOWN]
+    account.restype, account.argtypes = Map, [ctypes.c_void_p]
+    return sum(int(node.context) for node in nodes(account(context).root))
+
+
+def nodes(address: int) -> Iterator[Node]:
+    """The nodes below one, which may be missing."""
+    if address:
+        node = Node.from_address(address)
+        yield node
+        yield from nodes(node.left)
+        yield from nodes(node.right)
 
 
 def listen() -> None:
@@ -162,8 +203,12 @@ def run_options(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     lines = logged_lines()
     if not context:
         return {"error": lines[-1] if lines else "no word"}
+    size = context_bytes(context)
     llama_cpp.llama_free(context)
-    return {"lines": [line for line in lines if CACHE_LINE.match(line) and "buffer size" not in line]}
+    return {
+        "lines": [line for line in lines if CACHE_LINE.match(line) and "buffer size" not in line],
+        "context_bytes": size,
+    }
 
 
 def start(question: dict[str, Any]) -> dict[str, Any]:
