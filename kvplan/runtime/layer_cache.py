@@ -137,7 +137,7 @@ class LayerCache:
         if self.needs_attention:
             if watched is None:
                 raise RuntimeError(f"the policy {self.choice.policy.name} must be shown the attention of every step")
-            self._received = self._add_received(watched.received)
+            self._received = None if self.recent_queries else self._add_received(watched.received)
         index = None if isinstance(self.choice.policy, AgeTiers) else self._kept_index(step, watched)
         self._store_rows(step, index)
         if self.chooses:

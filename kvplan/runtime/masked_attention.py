@@ -30,8 +30,9 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What a step's queries looked at: ``received`` [batch, stored heads, tokens] summed over them, and the weights of
-    the newest, ``recent`` [batch, stored heads, queries, tokens]; both averaged over the query heads of a group."""
+    """What a step's queries looked at: ``received`` [batch, stored heads, tokens] summed over those that were watched,
+    and the weights of the newest, ``recent`` [batch, stored heads, queries, tokens]; both averaged over the query heads
+    of a group."""
 
     received: Tensor
     recent: Tensor
@@ -91,12 +92,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sight: Visibility, scoring
         return attend_and_watch(query, key, value, sight, scoring, stored_heads=stored_heads, recent_queries=0)[0]
     causal = sight.plain_causal(queries)
     mask = None if causal else sight.of(slice(0, queries))
+    return _by_torch(query, key, value, mask, causal=causal, scale=scoring.scale)
+
+
+def _by_torch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     output: Tensor = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=_for_heads(mask, query.shape[1]), is_causal=causal, scale=scoring.scale
+        query, key, value, attn_mask=_for_heads(mask, query.shape[1]), is_causal=causal, scale=scale
     )
     return output
+
+
+def _attend_early(early: Tensor, key: Tensor, value: Tensor, sight: Visibility, scale: float, queries: int) -> Tensor:
+    """The output of the first of ``queries``; in the common triangle they see none of the rows behind them."""
+    count = early.shape[2]
+    if sight.plain_causal(queries):
+        return _by_torch(early, key[:, :, :count], value[:, :, :count], None, causal=True, scale=scale)
+    return _by_torch(early, key, value, sight.of(slice(0, count)), causal=False, scale=scale)
 
 
 def attend_and_watch(
@@ -112,7 +125,8 @@ def attend_and_watch(
     """The output and what was looked at, in chunks of queries, so that no matrix of all weights is ever held.
 
     ``stored_heads`` are those of the cache: fewer than ``key`` has where keys are expanded from a latent. Queries that
-    are padding are left out of the sums.
+    are padding are left out of the sums. With 0 ``recent_queries`` all queries are watched; else only those need be,
+    and torch's own kernel attends for the others where it can.
     """
     batch, heads, queries, _ = query.shape
     tokens = key.shape[2]
@@ -121,8 +135,11 @@ def attend_and_watch(
     counted = sight.counted(queries)
     first_recent = max(0, queries - recent_queries)
     outputs, newest = [], []
+    unwatched = first_recent if recent_queries and scoring.plain else 0
+    if unwatched:
+        outputs.append(_attend_early(query[:, :, :unwatched], key, value, sight, scoring.scale, queries))
     received = query.new_zeros(batch, stored_heads, tokens, dtype=torch.float32)
-    for start in range(0, queries, step):
+    for start in range(unwatched, queries, step):
         rows = slice(start, min(start + step, queries))
         weights = _weights(query[:, :, rows], key, sight.of(rows), scoring)
         outputs.append(_weighted(weights, value))
@@ -131,7 +148,7 @@ def attend_and_watch(
             shared = shared * counted[:, None, rows, None]
         received += shared.sum(dim=2)
         newest.append(shared[:, :, max(0, first_recent - start) :])
-    output = torch.cat(outputs, dim=2).to(query.dtype)
+    output = torch.cat([some.to(query.dtype) for some in outputs], dim=2)
     return output, Watched(received=received, recent=torch.cat(newest, dim=2))
 
 

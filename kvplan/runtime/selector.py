@@ -18,7 +18,8 @@ class Observation:
     ``keys``, ``values``  [batch, kv_heads, tokens, width], with rotary positions applied
     ``positions``         [batch, kv_heads, tokens], the original position of each token
     ``received``          [batch, kv_heads, tokens], attention weights received from every query so far, summed over
-                          queries and averaged over the query heads of the group; None without observed attention
+                          queries and averaged over the query heads of the group; None where attention was not
+                          observed, and for selectors that ask for the newest queries alone
     ``seen_by``           [batch, kv_heads, tokens], the number of queries in that sum
     ``recent``            [batch, kv_heads, queries, tokens], the weights of the newest queries (as many as the
                           selector asks for), averaged over the group's query heads
@@ -59,7 +60,8 @@ class Selector(Protocol):
     needs_attention: bool = False
     """Whether it looks at attention: ``Observation.received`` and ``seen_by``, or ``recent``."""
     recent_queries: int = 0
-    """How many of the newest queries ``Observation.recent`` should hold, or all where there are fewer; 0 for none."""
+    """How many of the newest queries ``Observation.recent`` should hold, or all where there are fewer; 0 for none, and
+    ``received`` in its place."""
 
     def score(self, policy: Any, seen: Observation, budget: int) -> Tensor:
         """[batch, kv_heads, tokens], the higher the sooner kept; ``inf`` where the policy itself protects a token."""

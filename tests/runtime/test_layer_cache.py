@@ -252,11 +252,23 @@ def test_watched_attention_is_attention_and_its_weights(
         logits = torch.cat([logits, sink.reshape(1, 4, 1, 1).expand(2, 4, 6, 1)], dim=-1)
     weights = logits.softmax(-1)[..., :9]
     scoring = Scoring(scale=0.5, softcap=softcap, sinks=sink)
-    output, watched = attend_and_watch(query, key, value, sight, scoring, stored_heads=2, recent_queries=3)
+    output, watched = attend_and_watch(query, key, value, sight, scoring, stored_heads=2, recent_queries=0)
     torch.testing.assert_close(output, weights @ value.repeat_interleave(2, 1))
     torch.testing.assert_close(watched.received, group_mean(weights).sum(2))
+    output, watched = attend_and_watch(query, key, value, sight, scoring, stored_heads=2, recent_queries=3)
+    torch.testing.assert_close(output, weights @ value.repeat_interleave(2, 1))
     torch.testing.assert_close(watched.recent, group_mean(weights)[:, :, -3:])
     torch.testing.assert_close(attend(query, key, value, sight, scoring), output)
+
+
+def test_a_prefill_of_which_only_the_newest_queries_are_watched_is_the_same_attention() -> None:
+    query, key, value = states(9, 4, 0), states(9, 2, 1), states(9, 2, 2)
+    sight = Visibility(positions=torch.arange(9).expand(2, 2, 9), first_query=0)
+    scoring = Scoring(scale=0.5)
+    all_watched = attend_and_watch(query, key, value, sight, scoring, stored_heads=2, recent_queries=9)
+    few_watched = attend_and_watch(query, key, value, sight, scoring, stored_heads=2, recent_queries=2)
+    torch.testing.assert_close(few_watched[0], all_watched[0])
+    torch.testing.assert_close(few_watched[1].recent, all_watched[1].recent[:, :, -2:])
 
 
 def test_queries_that_are_padding_count_for_nothing() -> None:
