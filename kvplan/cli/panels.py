@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 PANELS: Mapping[str, str] = {
     "The request": "--model --ctx --concurrency --task --quality --output-tokens --shared-prefixes --evidence "
-    "--other-models-evidence",
+    "--evidence-model",
     "The cache": "--kv-dtype --kv-dtype-skip-layers --policy --encoder-tokens --mtp --weights --multimodal",
     "The hardware": "--gpu --count --gpu-memory --device --search",
     "Ranks": "--tp --pp --dp --dcp --enable-expert-parallel",

@@ -24,7 +24,7 @@ def shown_commands() -> list[str]:
     found: set[str] = set()
     for document in DOCUMENTS:
         text = re.sub(r"\\\n\s*", "", document.read_text(encoding="utf-8"))
-        blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+        blocks = "\n".join(re.findall(r"```(?:bash|console)\n(.*?)```", text, re.DOTALL))
         inline = re.findall(r"`([^`\n]*kvplan [^`\n]*)`", text)
         for line in [*blocks.splitlines(), *inline]:
             found |= {"kvplan " + piece for piece in re.findall(r"(?:^|[\s;&])kvplan ([a-z][^|#>&]*)", line)}

@@ -20,7 +20,7 @@ SHOWN = re.findall(r"```bash\n([^`]*?(kvplan [^`|]*))\n```\n\n```text\n(.*?)\n``
 
 
 def test_the_readme_shows_commands_with_their_output() -> None:
-    assert len(SHOWN) == 8
+    assert len(SHOWN) == 9
     assert "@@" not in README
 
 

@@ -15,6 +15,7 @@ import sys
 import warnings
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,6 +34,14 @@ SHAPES = {"quanto": (2, 2, 128, 128), "hqq": (1, 1, 512, 128)}
 """One sequence and head for hqq, which otherwise mixes heads in a group of one channel."""
 GROUP = 64
 FIRST = 16
+
+
+def use_quantos_own_python() -> None:
+    """quanto's unpacking in Python in place of its C++, which takes minutes to compile and gives the same."""
+    from optimum.quanto.library.extensions import cpp
+    from optimum.quanto.library.unpack import unpack
+
+    cpp.ext = SimpleNamespace(lib=SimpleNamespace(unpack=unpack))
 
 
 def measure(backend: str, bits: int, axis: str, dtype: str, offset: float) -> dict[str, Any]:
@@ -68,6 +77,7 @@ def held(quantized: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def main(out: Path) -> None:
     """Measure every case and write them with the versions."""
+    use_quantos_own_python()
     cases = [
         measure(backend, bits, axis, dtype, offset)
         for backend, axis in AXES
