@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from grouped_rows import grouped_rows
@@ -38,9 +39,15 @@ FIRST = 16
 
 def use_quantos_own_python() -> None:
     """quanto's unpacking in Python in place of its C++, which takes minutes to compile and gives the same."""
-    from optimum.quanto.library.extensions import cpp
-    from optimum.quanto.library.unpack import unpack
+    register = torch.library.impl
 
+    def keep(*where: Any) -> Any:
+        """torch's decorator leaves nothing under the name of what it registers."""
+        return lambda function: (register(*where)(function), function)[1]
+
+    with patch.object(torch.library, "impl", keep):
+        from optimum.quanto.library.extensions import cpp
+        from optimum.quanto.library.unpack import unpack
     cpp.ext = SimpleNamespace(lib=SimpleNamespace(unpack=unpack))
 
 
