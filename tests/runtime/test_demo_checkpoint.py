@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
 
 from kvplan.runtime.demo import checkpoint, data, recall, train  # noqa: E402
+from kvplan.runtime.demo.load import demo_folder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,13 @@ def test_a_saved_model_loads_with_the_same_logits(saved: tuple[Any, Path]) -> No
     tokens = recall.token_rows([data.passage(Random(0), 300)])
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=tokens).logits, model(input_ids=tokens).logits)
+
+
+def test_the_card_of_the_demo_model_says_which_step_of_its_training_was_kept() -> None:
+    card = json.loads((demo_folder() / "training.json").read_text(encoding="utf-8"))
+    kept = next(entry for entry in card["history"] if entry.items() >= card["kept"].items())
+    assert kept["text_loss"] == round(card["stored_in_bf16"]["text_loss"], 4)
+    assert card["stored_in_bf16"]["recall"]["multi4@2048"] >= 0.95
 
 
 @pytest.mark.parametrize(
