@@ -31,6 +31,23 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A plot on the page, in pixels, and its axes: ``across`` from left to right, ``upward`` from bottom to top."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    across: Scale
+    upward: Scale
+
+    def at(self, across: float, upward: float) -> tuple[float, float]:
+        """The pixel of two values."""
+        x = self.left + self.across.place(across) * (self.right - self.left)
+        return x, self.bottom - self.upward.place(upward) * (self.bottom - self.top)
+
+
 def token_scale(tokens: Sequence[int], max_ticks: int) -> Scale:
     """Contexts, logarithmic, from the least to the most, with ticks at powers of two: 4k, 8k, 16k."""
     low, high = min(tokens), max(tokens)

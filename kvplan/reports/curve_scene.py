@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from kvplan.core.frozen import dataclass
 from kvplan.core.units import format_bytes, format_tokens
-from kvplan.reports.axes import Scale, memory_scale, token_scale
+from kvplan.reports.axes import Frame, memory_scale, token_scale
 from kvplan.reports.figures import CurveFigure, Series
 from kvplan.reports.label_placement import Box, choose_box, choose_box_beside, leader, nearest, points_along, spread
 from kvplan.reports.page import EDGE, headed
@@ -27,23 +26,6 @@ SMALL, NORMAL = 12.0, 13.0
 PLOT_HEIGHT = 380.0
 LABEL_DISTANCE = 35.0
 """Pixels between the labels of two lines: each label has two lines of text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The plot on the page, in pixels, and its axes."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    tokens: Scale
-    memory: Scale
-
-    def at(self, tokens: float, size_bytes: float) -> tuple[float, float]:
-        """The pixel of a context and an amount of memory."""
-        x = self.left + self.tokens.place(tokens) * (self.right - self.left)
-        return x, self.bottom - self.memory.place(size_bytes) * (self.bottom - self.top)
 
 
 def curve_scene(figure: CurveFigure) -> Scene:
@@ -88,17 +70,17 @@ def _frame(figure: CurveFigure, top: float) -> Frame:
     values = [text_width(_end_value(series), SMALL) for series in figure.series]
     right = WIDTH - EDGE - 34 - min(250.0, max(labels + values))
     tokens = token_scale(figure.all_tokens(), max_ticks=12)
-    return Frame(left=left, top=top, right=right, bottom=top + height, tokens=tokens, memory=memory)
+    return Frame(left=left, top=top, right=right, bottom=top + height, across=tokens, upward=memory)
 
 
 def _axes(frame: Frame) -> list[Shape]:
     shapes: list[Shape] = []
-    for tick, label in zip(frame.memory.ticks, frame.memory.labels):
-        _, y = frame.at(frame.tokens.high, tick)
+    for tick, label in zip(frame.upward.ticks, frame.upward.labels):
+        _, y = frame.at(frame.across.high, tick)
         shapes.append(Polyline(points=((frame.left, y), (frame.right, y)), stroke="grid"))
         shapes.append(Text(x=frame.left - 8, y=y + 4, text=label, size=SMALL, fill="muted", anchor="end"))
-    for tick, label in zip(frame.tokens.ticks, frame.tokens.labels):
-        x, _ = frame.at(tick, frame.memory.high)
+    for tick, label in zip(frame.across.ticks, frame.across.labels):
+        x, _ = frame.at(tick, frame.upward.high)
         shapes.append(Polyline(points=((x, frame.bottom), (x, frame.bottom + 5)), stroke="muted"))
         shapes.append(Text(x=x, y=frame.bottom + 20, text=label, size=SMALL, fill="muted", anchor="middle"))
     shapes.append(Polyline(points=((frame.left, frame.bottom), (frame.right, frame.bottom)), stroke="muted"))
@@ -112,7 +94,7 @@ def _axes(frame: Frame) -> list[Shape]:
 def _limit_area(figure: CurveFigure, frame: Frame) -> list[Shape]:
     if figure.limit_bytes is None:
         return []
-    _, y = frame.at(frame.tokens.high, figure.limit_bytes)
+    _, y = frame.at(frame.across.high, figure.limit_bytes)
     return [Rect(x=frame.left, y=frame.top, width=frame.right - frame.left, height=y - frame.top, fill="shade")]
 
 
@@ -120,7 +102,7 @@ def _limit_line(figure: CurveFigure, frame: Frame, drawn: list[tuple[float, floa
     """The limit and its label, where the label hides least; the label's place is added to ``taken``."""
     if figure.limit_bytes is None:
         return []
-    _, y = frame.at(frame.tokens.high, figure.limit_bytes)
+    _, y = frame.at(frame.across.high, figure.limit_bytes)
     words = shorten(figure.limit_words(), NORMAL, frame.right - frame.left - 16, bold=True)
     width, room = text_width(words, NORMAL, bold=True), frame.right - frame.left - 16
     lefts = [frame.left + 8 + (room - width) * step / 6 for step in range(7)]
@@ -188,7 +170,7 @@ def _ground(figure: CurveFigure, frame: Frame, box: Box) -> str:
     """The ink behind a label: above the limit it is shaded."""
     if figure.limit_bytes is None:
         return "paper"
-    return "shade" if (box.top + box.bottom) / 2 < frame.at(frame.tokens.high, figure.limit_bytes)[1] else "paper"
+    return "shade" if (box.top + box.bottom) / 2 < frame.at(frame.across.high, figure.limit_bytes)[1] else "paper"
 
 
 def _page(frame: Frame) -> Box:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from kvplan.core.frozen import dataclass
 from kvplan.planning.quality_gates import percent
-from kvplan.reports.axes import Scale, decade_scale, ratio_scale
+from kvplan.reports.axes import Frame, Scale, decade_scale, ratio_scale
 from kvplan.reports.evaluate_rows import small
 from kvplan.reports.figures import TradeFigure, TradePoint
 from kvplan.reports.label_placement import Box, choose_box_beside, leader, nearest, points_along
@@ -15,23 +14,6 @@ SMALL, NORMAL = 12.0, 13.0
 PLOT_HEIGHT = 340.0
 Spot = tuple[float, float]
 VERDICT_INKS = {"pass": "hue2", "inconclusive": "hue4", "fail": "hue1"}
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The plot on the page, in pixels, and its axes."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    memory: Scale
-    loss: Scale
-
-    def at(self, memory_ratio: float, loss: float) -> tuple[float, float]:
-        """The pixel of a memory and a loss."""
-        x = self.left + self.memory.place(memory_ratio) * (self.right - self.left)
-        return x, self.bottom - self.loss.place(loss) * (self.bottom - self.top)
 
 
 def trade_scene(figure: TradeFigure) -> Scene:
@@ -76,17 +58,17 @@ def _frame(figure: TradeFigure, top: float) -> Frame:
         loss = Scale(loss.low, loss.high, loss.ticks, tuple(f"{100 * tick:g}%" for tick in loss.ticks), False)
     memory = ratio_scale(max(1.0, *(point.memory_ratio for point in figure.points)), max_ticks=11)
     left = EDGE + max(text_width(label, SMALL) for label in loss.labels) + 10
-    return Frame(left=left, top=top, right=WIDTH - EDGE - 8, bottom=top + PLOT_HEIGHT, memory=memory, loss=loss)
+    return Frame(left=left, top=top, right=WIDTH - EDGE - 8, bottom=top + PLOT_HEIGHT, across=memory, upward=loss)
 
 
 def _axes(figure: TradeFigure, frame: Frame) -> list[Shape]:
     shapes: list[Shape] = []
-    for tick, label in zip(frame.loss.ticks, frame.loss.labels):
+    for tick, label in zip(frame.upward.ticks, frame.upward.labels):
         _, y = frame.at(0, tick)
         shapes.append(Polyline(points=((frame.left, y), (frame.right, y)), stroke="grid"))
         shapes.append(Text(x=frame.left - 8, y=y + 4, text=label, size=SMALL, fill="muted", anchor="end"))
-    for tick, label in zip(frame.memory.ticks, frame.memory.labels):
-        x, _ = frame.at(tick, frame.loss.high)
+    for tick, label in zip(frame.across.ticks, frame.across.labels):
+        x, _ = frame.at(tick, frame.upward.high)
         shapes.append(Polyline(points=((x, frame.bottom), (x, frame.bottom + 5)), stroke="muted"))
         shapes.append(Text(x=x, y=frame.bottom + 20, text=label, size=SMALL, fill="muted", anchor="middle"))
     shapes.append(Polyline(points=((frame.left, frame.bottom), (frame.right, frame.bottom)), stroke="muted"))
