@@ -166,7 +166,8 @@ MethodsOption = Annotated[
 TasksOption = Annotated[str, option("--tasks", help="perplexity, needle, qa, latency, memory; several by commas.")]
 TextOption = Annotated[str | None, option("--text", help="Text whose perplexity is measured; else text of its own.")]
 QuestionsOption = Annotated[
-    str | None, option("--questions", help="Questions as JSONL: prompt and answer, choices where there are some.")
+    str | None,
+    option("--questions", help="Questions as JSONL: question and answer; context and choices where there are some."),
 ]
 DtypeOption = Annotated[str, option("--dtype", help="What the model computes in: auto, float32, bfloat16, float16.")]
 DemoOption = Annotated[bool, option("--demo", help="Evaluate the small model that comes with kvplan.")]
