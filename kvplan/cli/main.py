@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from kvplan.cli.quick_start import quick_arguments
 from kvplan.cli.size import size
@@ -13,7 +14,22 @@ from kvplan.core.errors import KvplanError, UsageError
 
 def main() -> None:
     """Run the words of the command line; every error ends here, with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "WORLD_SIZE" in os.environ and "torch" in sys.modules:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End one of several processes without the destructors of libraries.
+
+    All is written and the process group is gone by now, but threads that gloo leaves behind now and then abort the
+    interpreter on its way out (torch 2.13: "terminate called without an active exception", exit code -6).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(words: Sequence[str]) -> int:

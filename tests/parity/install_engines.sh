@@ -26,19 +26,15 @@ kvpress="$folder/kvpress"
 python3 -m venv "$kvpress"
 "$kvpress/bin/pip" install --quiet torch==2.13.0 transformers==5.2.0 kvpress==0.5.5
 
-quanto="$folder/quanto"
-python3 -m venv "$quanto"
-"$quanto/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 optimum-quanto==0.2.7 hqq==0.2.8.post1
-
-# kvpress asks for an older transformers than kvplan's caches, and runs with theirs.
-lm_eval="$folder/lm_eval"
-python3 -m venv "$lm_eval"
-"$lm_eval/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 accelerate lm_eval==0.4.13 typer rich pydantic pyyaml
-"$lm_eval/bin/pip" install --quiet --no-deps kvpress==0.5.5
-"$lm_eval/bin/pip" install --quiet cachetools fire
+# What runs beside kvplan's own transformers. kvpress asks for an older one, and runs with this one, too.
+beside="$folder/beside"
+python3 -m venv "$beside"
+"$beside/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 optimum-quanto==0.2.7 hqq==0.2.8.post1 \
+  accelerate lm_eval==0.4.13 "cachetools<6" "fire<0.7" typer rich pydantic pyyaml
+"$beside/bin/pip" install --quiet --no-deps kvpress==0.5.5
 
 echo "export KVPLAN_VLLM_PYTHON=$vllm/bin/python"
 echo "export KVPLAN_KVPRESS_PYTHON=$kvpress/bin/python"
-echo "export KVPLAN_QUANTO_PYTHON=$quanto/bin/python"
-echo "export KVPLAN_LM_EVAL_PYTHON=$lm_eval/bin/python"
-echo "export KVPLAN_PRESS_PYTHON=$lm_eval/bin/python"
+echo "export KVPLAN_QUANTO_PYTHON=$beside/bin/python"
+echo "export KVPLAN_LM_EVAL_PYTHON=$beside/bin/python"
+echo "export KVPLAN_PRESS_PYTHON=$beside/bin/python"

@@ -34,7 +34,10 @@ def skeletons() -> Any:
 @pytest.mark.parametrize("name", ROWS)
 def test_llamacpp_logs_what_the_vectors_say(skeletons: Any, name: str) -> None:
     skeleton = next(entry for entry in skeletons.SKELETONS if entry.name == name)
-    assert skeletons.run_skeleton(skeleton) == ROWS[name]
+    said = skeletons.run_skeleton(skeleton)
+    for context in said["runs"]:
+        context.pop("context_bytes", None)  # for test_verify_against.py: only newer releases account for it, on Linux
+    assert said == ROWS[name]
 
 
 def test_every_skeleton_has_vectors(skeletons: Any) -> None:

@@ -64,10 +64,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
     return finished(*WORDS, "--results", str(path)), records(path)
 
 
+def listen_to_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stopped(kill: signal.Signals, after: int, path: Path) -> tuple[int, str]:
     """Start a run, send it a signal once ``after`` records are there, and return its exit code and what it told."""
-    words = command(*WORDS, "--results", str(path))
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as running:
+    with subprocess.Popen(
+        command(*WORDS, "--results", str(path)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=listen_to_ctrl_c,
+    ) as running:  # fmt: skip
         while running.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") <= after):
             time.sleep(0.02)
         running.send_signal(kill)
