@@ -327,6 +327,7 @@ def progress_bar(shown: bool) -> "Iterator[Callable[[Step], None]]":
     task = bar.add_task("checking the harness", total=None)
 
     def told(step: "Step") -> None:
+        """Move the bar to where the run is."""
         bar.update(task, completed=step.done, total=step.total, description=f"{step.task}: {step.method}")
 
     with bar:
