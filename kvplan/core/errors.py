@@ -48,7 +48,6 @@ class DoesNotFitError(KvplanError):
     """
 
     code = "does_not_fit"
-    exit_code = 3
 
 
 class EvaluationError(KvplanError):

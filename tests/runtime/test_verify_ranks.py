@@ -92,11 +92,11 @@ def test_the_table_shows_what_each_rank_holds() -> None:
     assert "rank 1: latent and rope whole, as on every rank " in done.stdout
 
 
-def test_a_memory_too_small_keeps_its_exit_code_across_ranks() -> None:
+def test_a_memory_too_small_keeps_its_kind_across_ranks() -> None:
     plain = _plain(DoesNotFitError("the cache takes 2 GiB", "a context of 145 fits"), "rank 0: ")
     again = pickle.loads(pickle.dumps(plain))
     assert (again.message, again.hint) == ("rank 0: the cache takes 2 GiB", "a context of 145 fits")
-    assert (again.code, again.exit_code) == ("does_not_fit", 3)
+    assert (again.code, again.exit_code) == ("does_not_fit", 2)
 
 
 def test_model_code_runs_on_the_first_rank_and_engines_on_none() -> None:
