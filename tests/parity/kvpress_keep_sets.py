@@ -1,6 +1,7 @@
 """kvpress 0.5.5's own presses on a small random Llama: which tokens each layer and head keeps after a prompt.
 
-Runs in an environment with ``torch==2.13.0 transformers==5.2.0 kvpress==0.5.5``; kvplan is not needed.
+Runs in an environment with ``torch==2.13.0 transformers==5.23.0`` and ``kvpress==0.5.5`` installed with ``--no-deps``;
+kvplan is not needed. Transformers 5.2.0, which kvpress asks for, gives the same rows.
 
     python tests/parity/kvpress_keep_sets.py --out tests/vectors/kvpress_0.5.5.json
 
@@ -61,7 +62,7 @@ def rows() -> Iterator[dict[str, Any]]:
 def _prefill(model: LlamaForCausalLM, ids: Tensor) -> DynamicCache:
     cache = DynamicCache()
     with torch.no_grad():
-        model.model(ids, past_key_values=cache)
+        model.model(ids, past_key_values=cache, cache_position=torch.arange(ids.shape[1]))
     return cache
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 
-VOCABULARY, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD_DIM, THETA = 1021, 32, 48, 3, 6, 2, 8, 10000.0
+VOCABULARY, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD_DIM, THETA = 1021, 36, 48, 3, 6, 2, 8, 10000.0
 CONFIG = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
