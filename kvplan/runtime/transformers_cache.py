@@ -33,6 +33,7 @@ from kvplan.policies.tiers import AgeTiers
 from kvplan.runtime.attention import active_cache
 from kvplan.runtime.codec import Rows
 from kvplan.runtime.layer_cache import LayerCache, chooses_tokens
+from kvplan.runtime.selectors import selector_of
 from kvplan.runtime.words import parse_choice
 
 
@@ -68,20 +69,29 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take new rows and return all that the new queries may look at. Raises UsageError outside ``attending``."""
-        cache = self.cache or self._build(key_states, value_states)
-        cache.padding, cache.special = self.padding, self.special
         if self.chooses and active_cache() is None:
             raise UsageError(
                 f"the policy {self._choice.policy.name} chooses tokens, which the model's own attention cannot know",
                 "run the model inside kvplan.runtime.attention.attending(model, cache)",
             )
         past = self._past_tokens()
+        cache = self._take(key_states, value_states)
         keys, values = cache.append(key_states, value_states)
         if self.chooses:
             return keys, values
         cache.settle()
         visible = past + key_states.shape[2]
         return keys[:, :, -visible:], values[:, :, -visible:]
+
+    def fill(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take the rows of a prompt that was read with another cache, to which nothing attends any more.
+
+        An empty layer holds afterwards what ``update`` and the model's attention would have left in it. Raises
+        RuntimeError where the policy must see that attention.
+        """
+        cache = self._take(key_states, value_states)
+        cache.append(key_states, value_states)
+        cache.settle()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(tokens, position of the first): those of ``update``, or all positions where each head holds others."""
@@ -127,6 +137,12 @@ class CompressedLayer(CacheLayerMixin):  # type: ignore[misc]
     def offload(self) -> None:
         """Not offered: the compressed rows stay where they were computed. Raises UnsupportedError."""
         raise UnsupportedError("a compressed cache is not offloaded", "leave offloading out")
+
+    def _take(self, keys: Tensor, values: Tensor) -> LayerCache:
+        """The store for these rows, which knows the padding and the special tokens of this step."""
+        cache = self.cache or self._build(keys, values)
+        cache.padding, cache.special = self.padding, self.special
+        return cache
 
     def _build(self, keys: Tensor, values: Tensor) -> LayerCache:
         self.cache = LayerCache(replace(self._placed, kind=self._kind_of(keys, values)), self._choice)
@@ -231,6 +247,11 @@ class CompressedCache(Cache):  # type: ignore[misc]
         return [
             linear and not isinstance(layer, CompressedLayer) for linear, layer in zip(super().is_linear, self.layers)
         ]
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the policy chooses tokens by what the queries look at."""
+        return self.chooses and selector_of(self.choice.policy).needs_attention
 
     def layer_in_step(self, index: int | None) -> LayerCache | None:
         """The layer's cache, if its rows were appended and wait for attention."""

@@ -17,7 +17,7 @@ from kvplan.runtime.demo.load import demo_folder
 from kvplan.runtime.evaluate.answers import Prompt
 from kvplan.runtime.evaluate.harness import ModelHandle, load_model
 from kvplan.runtime.evaluate.methods import Method, parse_methods
-from kvplan.runtime.evaluate.qa import QaSettings, chosen, matches, qa
+from kvplan.runtime.evaluate.qa import Choices, QaSettings, matches, qa
 from kvplan.runtime.evaluate.question_file import demo_questions, read_questions
 
 DEMO_ACCURACY, WINDOW_ACCURACY = 0.75, 0.4
@@ -70,7 +70,8 @@ def test_the_chosen_choice_is_the_likeliest_whole_text(demo: ModelHandle, aware:
     for skipped in range(len(choices) - 1):
         left = [choices[at] for at in sorted(order[skipped:])]
         expected = choices[order[skipped]]
-        assert left[chosen(demo, Method(), prompt, [list(choice) for choice in left], aware)] == expected
+        asked = Choices(demo, prompt, [list(choice) for choice in left], question_aware=aware)
+        assert left[asked.likeliest(Method())] == expected
 
 
 def test_demo_questions_hold_their_answers_and_are_the_same_for_a_seed() -> None:

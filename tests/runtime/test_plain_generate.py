@@ -13,7 +13,7 @@ import torch
 from kvplan.runtime.attention import attending
 from kvplan.runtime.demo.data import haystack
 from kvplan.runtime.demo.load import demo_folder
-from kvplan.runtime.evaluate.answers import Prompt, free_running
+from kvplan.runtime.evaluate.answers import FreeRunning, Prompt
 from kvplan.runtime.evaluate.harness import ModelHandle, load_model
 from kvplan.runtime.evaluate.methods import parse_method
 from kvplan.runtime.transformers_cache import CompressedCache
@@ -38,7 +38,8 @@ def test_generate_says_what_the_greedy_loop_says(demo: ModelHandle, words: str, 
     """Both turns: the question inside the prompt that is compressed, and after it, beside the same cache."""
     context, mark, question = haystack(Random(7), 320, 0.5, 1).prompt.rpartition("\nQ: ")
     prompt = Prompt(context=tuple(demo.encode(context, start=True)), question=tuple(demo.encode(mark + question)))
-    said = free_running(demo, parse_method(words), [prompt], question_aware=aware, max_new_tokens=NEW_TOKENS)
+    asked = FreeRunning(demo, [prompt], question_aware=aware, max_new_tokens=NEW_TOKENS)
+    said = asked.answers(parse_method(words))
 
     kv_dtype, policy = METHODS[words]
     cache = CompressedCache.from_words(demo.model.config, kv_dtype, policy, demo.native)
@@ -55,8 +56,6 @@ def test_generate_says_what_the_greedy_loop_says(demo: ModelHandle, words: str, 
 def test_the_methods_do_not_all_say_the_same(demo: ModelHandle) -> None:
     """Else the test above could not tell one cache from another."""
     prompt = Prompt(context=tuple(demo.encode(haystack(Random(7), 320, 0.1, 1).prompt, start=True)), question=())
-    said = {
-        words: free_running(demo, parse_method(words), [prompt], question_aware=True, max_new_tokens=NEW_TOKENS)[0]
-        for words in ("none", "window:64,sinks=4")
-    }
+    asked = FreeRunning(demo, [prompt], question_aware=True, max_new_tokens=NEW_TOKENS)
+    said = {words: asked.answers(parse_method(words))[0] for words in ("none", "window:64,sinks=4")}
     assert said["none"] != said["window:64,sinks=4"]

@@ -106,7 +106,7 @@ def _quantize_iq4_nl(blocks: Tensor) -> Tensor:
     inverse = torch.where(
         blocks.abs().amax(dim=-1, keepdim=True) < _IQ4_NL_EPSILON, 0.0, _inverse(_peak(blocks) / -127)
     )
-    codes = torch.bucketize(blocks * inverse, _table_middles(blocks.device), right=True, out_int32=True)
+    codes = torch.bucketize((blocks * inverse).contiguous(), _table_middles(blocks.device), right=True, out_int32=True)
     values = _table(blocks.device)[codes]
     weighted = blocks * blocks * values
     scale = _sum_in_order(weighted * blocks) / _sum_in_order(weighted * values)

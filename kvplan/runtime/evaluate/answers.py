@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kvplan.runtime.evaluate.harness import ModelHandle
 from kvplan.runtime.evaluate.methods import Method
+from kvplan.runtime.evaluate.shared_prefill import SharedPrefill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +34,24 @@ class Prompt:
         return (self.num_tokens, 0) if question_aware else (len(self.context), len(self.question))
 
 
-def free_running(
-    handle: ModelHandle,
-    method: Method,
-    prompts: Sequence[Prompt],
-    *,
-    question_aware: bool,
-    max_new_tokens: int,
-) -> list[str]:
-    """What the model says to prompts of one shape, up to ``max_new_tokens`` each."""
-    ids = handle.rows([(*prompt.context, *prompt.question) for prompt in prompts])
-    prefilled, _ = prompts[0].shape(question_aware)
-    cache = handle.new_cache(method)
-    first = handle.prefill(ids[:, :prefilled], cache)
-    if not question_aware:
-        made = handle.generate_after(cache, ids[:, prefilled:], max_new_tokens)
-        return [handle.decode(row) for row in made]
-    rest = handle.generate_after(cache, first, max_new_tokens - 1)
-    return [handle.decode([*start, *row]) for start, row in zip(first.tolist(), rest)]
+class FreeRunning:
+    """Prompts of one shape, which the model answers under one method after another, up to ``max_new_tokens`` each."""
+
+    def __init__(
+        self, handle: ModelHandle, prompts: Sequence[Prompt], *, question_aware: bool, max_new_tokens: int
+    ) -> None:
+        ids = handle.rows([(*prompt.context, *prompt.question) for prompt in prompts])
+        prefilled, _ = prompts[0].shape(question_aware)
+        self._handle, self._rest, self._max_new_tokens = handle, ids[:, prefilled:], max_new_tokens
+        self._prefill = SharedPrefill(handle, ids[:, :prefilled])
+        self._question_aware = question_aware
+
+    def answers(self, method: Method, rows: slice = slice(None)) -> list[str]:
+        """What the model says to ``rows`` of the prompts: all, where the method takes batches."""
+        handle = self._handle
+        cache, first = self._prefill.cache_of(method, rows)
+        if not self._question_aware:
+            made = handle.generate_after(cache, self._rest[rows], self._max_new_tokens)
+            return [handle.decode(row) for row in made]
+        made = handle.generate_after(cache, first, self._max_new_tokens - 1)
+        return [handle.decode([*start, *row]) for start, row in zip(first.tolist(), made)]

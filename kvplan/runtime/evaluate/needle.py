@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from kvplan.core.evaluation import Record
-from kvplan.runtime.evaluate.answers import Prompt, free_running
+from kvplan.runtime.evaluate.answers import FreeRunning, Prompt
 from kvplan.runtime.evaluate.harness import ModelHandle
 from kvplan.runtime.evaluate.haystack import DemoHay, TextHay
 from kvplan.runtime.evaluate.methods import Method
@@ -64,12 +64,11 @@ def _piece(handle: ModelHandle, settings: NeedleSettings, some: Sequence[Needle]
     longest = max(len(handle.encode(f" {one.answer}")) for one in some)
 
     def measure(methods: Sequence[Method]) -> Iterator[Record]:
+        aware = settings.question_aware
+        prompts = FreeRunning(handle, [one.prompt for one in some], question_aware=aware, max_new_tokens=longest)
         for method, slices in in_batches(methods, len(some)):
             for rows in slices:
-                prompts = [one.prompt for one in some[rows]]
-                said = free_running(
-                    handle, method, prompts, question_aware=settings.question_aware, max_new_tokens=longest
-                )
+                said = prompts.answers(method, rows)
                 yield from (_record(method, settings, one, text) for one, text in zip(some[rows], said))
 
     return Piece(tasks=("needle",), samples=tuple(one.name for one in some), measure=measure)

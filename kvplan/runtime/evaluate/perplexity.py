@@ -6,7 +6,7 @@ the suffix is scored in chunks that read the cache. The baseline's distribution 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from kvplan.core.errors import UsageError
 from kvplan.core.evaluation import Record
 from kvplan.runtime.evaluate.harness import ModelHandle
 from kvplan.runtime.evaluate.methods import Method
+from kvplan.runtime.evaluate.shared_prefill import SharedPrefill
 from kvplan.runtime.evaluate.tasks import Piece, batches, in_batches
 from kvplan.runtime.evaluate.texts import prose_ids, read_text
 
@@ -58,38 +59,36 @@ def _piece(handle: ModelHandle, settings: PerplexitySettings, named: Sequence[tu
 
     def measure(methods: Sequence[Method]) -> Iterator[Record]:
         ids = handle.rows([ids for _, ids in named])
-        baseline = list(_chunks(handle, settings, Method(), ids))
+        last = settings.prefix_tokens - 1  # it is fed after the compression, too
+        prefix = SharedPrefill(handle, ids[:, :last])
+        suffix = ids[:, last:-1]
+        chunk = settings.chunk_tokens
+        baseline = list(handle.score_suffix(prefix.cache_of(Method())[0], suffix, chunk))
         for method, slices in in_batches(methods, len(samples)):
             for rows in slices:
-                compared = [chunk[rows] for chunk in baseline]
-                yield from _records(handle, settings, method, samples[rows], ids[rows], compared)
+                compared = [log_probs[rows] for log_probs in baseline]
+                own: Iterable[Tensor] = compared
+                if not method.is_baseline:
+                    own = handle.score_suffix(prefix.cache_of(method, rows)[0], suffix[rows], chunk)
+                targets = ids[rows, settings.prefix_tokens :].split(chunk, dim=1)
+                yield from _records(method, samples[rows], own, compared, targets)
 
     return Piece(tasks=("perplexity",), samples=samples, measure=measure)
 
 
 def _records(
-    handle: ModelHandle,
-    settings: PerplexitySettings,
     method: Method,
     samples: Sequence[str],
-    ids: Tensor,
+    own: Iterable[Tensor],
     baseline: Sequence[Tensor],
+    targets: Sequence[Tensor],
 ) -> Iterator[Record]:
-    own = baseline if method.is_baseline else _chunks(handle, settings, method, ids)
-    targets = ids[:, settings.prefix_tokens :].split(settings.chunk_tokens, dim=1)
-    parts = [_compare(chunk, base, wanted) for chunk, base, wanted in zip(own, baseline, targets)]
+    """Of each sample, from the log-probabilities of both and the tokens that came, chunk by chunk."""
+    parts = [_compare(*chunks) for chunks in zip(own, baseline, targets)]
     nll, kld, same = (torch.cat(values, dim=1).cpu() for values in zip(*parts))
     for at, sample in enumerate(samples):
         values = {"nll": _short(nll[at]), "kld": _short(kld[at]), "same_top": same[at].tolist()}
         yield Record(task="perplexity", method=method.text, sample=sample, values=values)
-
-
-def _chunks(handle: ModelHandle, settings: PerplexitySettings, method: Method, ids: Tensor) -> Iterator[Tensor]:
-    """Log-probabilities of the suffix's tokens; the last token of the prefix is fed after the compression, too."""
-    last = settings.prefix_tokens - 1
-    cache = handle.new_cache(method)
-    handle.prefill(ids[:, :last], cache)
-    return handle.score_suffix(cache, ids[:, last:-1], settings.chunk_tokens)
 
 
 def _compare(own: Tensor, baseline: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ compression, to as many copies of the cache as there are choices. Exact matches 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from kvplan.core.errors import UsageError
 from kvplan.core.evaluation import Record
-from kvplan.runtime.evaluate.answers import Prompt, free_running
+from kvplan.runtime.evaluate.answers import FreeRunning, Prompt
 from kvplan.runtime.evaluate.harness import ModelHandle
 from kvplan.runtime.evaluate.methods import Method
 from kvplan.runtime.evaluate.question_file import Question, demo_questions, read_questions
+from kvplan.runtime.evaluate.shared_prefill import SharedPrefill
 from kvplan.runtime.evaluate.tasks import Piece
 
 DEMO_QUESTIONS = 40
@@ -66,36 +67,46 @@ def qa(handle: ModelHandle, settings: QaSettings) -> list[Piece]:
 
 def _piece(handle: ModelHandle, settings: QaSettings, asked: _Asked) -> Piece:
     def measure(methods: Sequence[Method]) -> Iterator[Record]:
+        is_right = _choosing(handle, settings, asked) if asked.choices else _saying(handle, settings, asked)
         for method in methods:
-            if asked.choices:
-                correct = chosen(handle, method, asked.prompt, asked.choices, settings.question_aware)
-                right = asked.question.choices[correct] in asked.question.answers
-            else:
-                right = _says_right(handle, method, asked, settings.question_aware)
-            yield Record(task="qa", method=method.text, sample=asked.question.name, values={"correct": int(right)})
+            values = {"correct": int(is_right(method))}
+            yield Record(task="qa", method=method.text, sample=asked.question.name, values=values)
 
     return Piece(tasks=("qa",), samples=(asked.question.name,), measure=measure)
 
 
-def chosen(
-    handle: ModelHandle,
-    method: Method,
-    prompt: Prompt,
-    choices: Sequence[Sequence[int]],
-    question_aware: bool,
-) -> int:
-    """The index of the choice whose tokens have the largest summed log-probability behind the prompt."""
-    tokens = (*prompt.context, *prompt.question)
-    prefilled = len(tokens) - 1 if question_aware else len(prompt.context)
-    shared = tokens[prefilled:]
-    cache = handle.new_cache(method)
-    handle.prefill(handle.rows([tokens[:prefilled]]), cache)
-    with torch.inference_mode():
-        cache.reorder_cache(torch.zeros(len(choices), dtype=torch.long, device=handle.device))
-    longest = max(map(len, choices))
-    padded = handle.rows([(*shared, *choice, *[0] * (longest - len(choice))) for choice in choices])
-    log_probs = torch.cat(list(handle.score_suffix(cache, padded[:, :-1], padded.shape[1])), dim=1)
-    return int(_sums(log_probs[:, len(shared) - 1 :], padded[:, len(shared) :], choices).argmax())
+def _choosing(handle: ModelHandle, settings: QaSettings, asked: _Asked) -> Callable[[Method], bool]:
+    choices = Choices(handle, asked.prompt, asked.choices, question_aware=settings.question_aware)
+    return lambda method: asked.question.choices[choices.likeliest(method)] in asked.question.answers
+
+
+def _saying(handle: ModelHandle, settings: QaSettings, asked: _Asked) -> Callable[[Method], bool]:
+    aware, longest = settings.question_aware, asked.max_new_tokens
+    prompt = FreeRunning(handle, [asked.prompt], question_aware=aware, max_new_tokens=longest)
+    return lambda method: matches(prompt.answers(method)[0], asked.question.answers)
+
+
+class Choices:
+    """A prompt and texts that may follow it, one of which is chosen under one method after another."""
+
+    def __init__(
+        self, handle: ModelHandle, prompt: Prompt, choices: Sequence[Sequence[int]], *, question_aware: bool
+    ) -> None:
+        tokens = (*prompt.context, *prompt.question)
+        prefilled = len(tokens) - 1 if question_aware else len(prompt.context)
+        self._handle, self._choices, self._shared = handle, choices, tokens[prefilled:]
+        self._prefill = SharedPrefill(handle, handle.rows([tokens[:prefilled]]))
+
+    def likeliest(self, method: Method) -> int:
+        """The index of the choice whose tokens have the largest summed log-probability behind the prompt."""
+        handle, choices, shared = self._handle, self._choices, self._shared
+        cache, _ = self._prefill.cache_of(method)
+        with torch.inference_mode():
+            cache.reorder_cache(torch.zeros(len(choices), dtype=torch.long, device=handle.device))
+        longest = max(map(len, choices))
+        padded = handle.rows([(*shared, *choice, *[0] * (longest - len(choice))) for choice in choices])
+        log_probs = torch.cat(list(handle.score_suffix(cache, padded[:, :-1], padded.shape[1])), dim=1)
+        return int(_sums(log_probs[:, len(shared) - 1 :], padded[:, len(shared) :], choices).argmax())
 
 
 def _sums(log_probs: Tensor, targets: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
@@ -104,17 +115,6 @@ def _sums(log_probs: Tensor, targets: Tensor, choices: Sequence[Sequence[int]]) 
     lengths = torch.tensor([len(choice) for choice in choices], device=own.device)
     counted = torch.arange(own.shape[1], device=own.device)[None] < lengths[:, None]
     return (own * counted).sum(dim=1)
-
-
-def _says_right(handle: ModelHandle, method: Method, asked: _Asked, question_aware: bool) -> bool:
-    said = free_running(
-        handle,
-        method,
-        [asked.prompt],
-        question_aware=question_aware,
-        max_new_tokens=asked.max_new_tokens,
-    )
-    return matches(said[0], asked.question.answers)
 
 
 def matches(said: str, answers: Sequence[str]) -> bool:
