@@ -22,6 +22,8 @@ _PRODUCTS = frozenset(
     }
 )
 _HALVES = (torch.bfloat16, torch.float16)
+_MOST_WIDENED_BYTES = 2 << 30
+"""What weights may take in fp32 beside themselves; those beyond it are widened at every step."""
 
 
 def fast_products(device: torch.device) -> AbstractContextManager[Any]:
@@ -30,6 +32,11 @@ def fast_products(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class _ProductsInFp32(TorchFunctionMode):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[int, tuple[torch.nn.Parameter, torch.Tensor]] = {}
+        self._left_bytes = _MOST_WIDENED_BYTES
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -39,13 +46,23 @@ class _ProductsInFp32(TorchFunctionMode):  # type: ignore[misc]
         halves = [value.dtype for value in args if _is_half(value)]
         if not halves:
             return func(*args, **kwargs)
-        wide = {name: _widened(value) for name, value in kwargs.items()}
-        return func(*map(_widened, args), **wide).to(halves[0])
+        wide = {name: self._widened(value) for name, value in kwargs.items()}
+        return func(*map(self._widened, args), **wide).to(halves[0])
+
+    def _widened(self, value: Any) -> Any:
+        """In fp32, where it has 16 bits; weights are widened once, as every step multiplies by them."""
+        if not _is_half(value):
+            return value
+        if not isinstance(value, torch.nn.Parameter):
+            return value.float()
+        if id(value) in self._weights:
+            return self._weights[id(value)][1]
+        wide = value.float()
+        if wide.nbytes <= self._left_bytes:
+            self._left_bytes -= wide.nbytes
+            self._weights[id(value)] = value, wide
+        return wide
 
 
 def _is_half(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype in _HALVES
-
-
-def _widened(value: Any) -> Any:
-    return value.float() if _is_half(value) else value
