@@ -174,6 +174,13 @@ def test_stated_requests_size_the_windowed_pool_when_no_prefix_is_cached() -> No
     assert result.allocated_bytes == (100_001 + 4 * 257 + 16_385 + 1) * 12 * 2048
 
 
+def test_requests_never_make_the_windowed_pool_larger_than_the_full_one() -> None:
+    # pool_configurator.py:1041: 4 x 257 + 16,385 tokens would be more than the 10,000 that are asked for, and a full
+    # pool of 10 tokens could not hold a window of 127, a page and one token more
+    assert _size(OSS, 10_000, prefix_caching=False, max_num_seqs=4).allocated_bytes == 2 * 10_001 * 12 * 2048
+    assert _size(OSS, 10, prefix_caching=False, max_num_seqs=4).allocated_bytes == 2 * 130 * 12 * 2048
+
+
 def test_layers_that_share_a_cache_have_rows_all_the_same() -> None:
     # 42 layers, 18 of them shared: 35 windowed and 7 full ones by their types
     shared = [group for group in _size(E4B, 4096).allocation.stages[0].groups if not group.item.kind.parts()]

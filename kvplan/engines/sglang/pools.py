@@ -108,16 +108,18 @@ class Pools:
     def need(self, full_tokens: int, windowed_tokens: int, window: int) -> PoolSizes:
         """The smallest pools with these tokens that SGLang starts with.
 
-        The windowed pool is tied to the full one by ``ratio``, and must hold more than a window and a page
-        (``pool_configurator.py:196`` ``validate_swa_pool_size``).
+        The windowed pool is tied to the full one by ``ratio``, or, where requests set it, is no larger than it
+        (``pool_configurator.py:1041``). It must hold more than a window and a page (``pool_configurator.py:196``
+        ``validate_swa_pool_size``).
         """
         if not self.hybrid:
             return PoolSizes(full=full_tokens)
-        if self.request_cap is not None:
-            return PoolSizes(full=full_tokens, windowed=self.request_cap)
         if not self.row_bytes(windowed=False):
             return PoolSizes(full=0, windowed=windowed_tokens)
         least = self.least_windowed(windowed_tokens, window)
+        if self.request_cap is not None:
+            full = max(full_tokens, least)
+            return PoolSizes(full=full, windowed=min(self.request_cap, full))
         full = max(full_tokens, round_up(int(least / self.ratio), self.page_tokens))
         while self.of_tokens(full).windowed < least:
             full += self.page_tokens
