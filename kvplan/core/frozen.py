@@ -24,16 +24,20 @@ else:
             cls = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
             fields = dataclasses.fields(cls)
             cls._names = tuple(field.name for field in fields)
+            cls._every_name = frozenset(cls._names)
             cls._positional = tuple(field.name for field in fields if not field.kw_only)
             cls._defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
             cls._factories = {f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING}
             cls._compared = tuple(f.name for f in fields if f.compare)
             cls._hashed = tuple(f.name for f in fields if (f.compare if f.hash is None else f.hash))
-            for method in (_init, _repr, _eq, _hash, _setattr, _delattr):
+            for method in (_init, _repr, _eq, _hash, _setattr, _delattr, _getstate):
                 setattr(cls, f"__{method.__name__[1:]}__", method)
             return cls
 
         return define
+
+
+_HASH = "_hash"
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -42,8 +46,8 @@ def _init(self: Any, *args: Any, **kwargs: Any) -> None:
     for name, factory in cls._factories.items():
         if name not in values:
             values[name] = factory()
-    if len(args) > len(cls._positional) or values.keys() != set(cls._names):
-        wrong = sorted(values.keys() ^ set(cls._names)) or f"more than {len(cls._positional)} positional values"
+    if len(args) > len(cls._positional) or values.keys() != cls._every_name:
+        wrong = sorted(values.keys() ^ cls._every_name) or f"more than {len(cls._positional)} positional values"
         raise TypeError(f"{cls.__name__}: missing or unexpected {wrong}")
     self.__dict__.update(values)
     if hasattr(cls, "__post_init__"):
@@ -62,8 +66,17 @@ def _eq(self: Any, other: Any) -> Any:
 
 
 def _hash(self: Any) -> int:
+    """Computed once: layers are counted by equality, and each holds its kind, formats and place."""
     values = self.__dict__
-    return hash((type(self), *[values[name] for name in self._hashed]))
+    if _HASH not in values:
+        values[_HASH] = hash((type(self), *[values[name] for name in self._hashed]))
+    found: int = values[_HASH]
+    return found
+
+
+def _getstate(self: Any) -> dict[str, Any]:
+    """What is pickled or copied: another process hashes otherwise."""
+    return {name: value for name, value in self.__dict__.items() if name != _HASH}
 
 
 def _setattr(self: Any, name: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -35,8 +36,12 @@ def has_module(package: str, name: str) -> bool:
     return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
 
 
+@cache
 def find_module(package: str, name: str, what: str, names_of: Callable[[ModuleType], list[str]]) -> ModuleType:
-    """The module whose file carries ``name``, else the one that lists it as an alias. Raises UnknownNameError."""
+    """The module whose file carries ``name``, else the one that lists it as an alias. Raises UnknownNameError.
+
+    Looked up once: searches ask for the same few entries thousands of times.
+    """
     if has_module(package, name):
         return import_module(f"{package}.{name}")
     return find_alias(package, name, what, names_of)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from kvplan.core.errors import UnknownNameError
-from kvplan.core.registry import find_module
 from kvplan.core.request import SizeResult
 from kvplan.runtime.verify import against as engines
 from kvplan.runtime.verify.device import Progress, silent
@@ -30,6 +30,6 @@ def verify_engine(result: SizeResult, against: str, python: str | None = None, p
     name = against.strip().lower()
     if name not in engine_names():
         raise UnknownNameError("engine to verify against", against, engine_names())
-    module = find_module(engines.__name__, name, "engine", lambda module: [])
+    module = import_module(f"{engines.__name__}.{name}")
     found: Findings = module.verify(result, engine_python(module.VARIABLE, python), progress)
     return found
