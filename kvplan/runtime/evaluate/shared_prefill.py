@@ -37,7 +37,7 @@ class SharedPrefill:
         UnsupportedError where the model cannot have such a cache.
         """
         cache = self._handle.new_cache(method)
-        if not _takes_rows(cache):
+        if not (method.takes_batches and _takes_rows(cache)):
             return cache, self._handle.prefill(self._ids[rows], cache)
         self._recording = self._recording or _Recording(self._handle, self._ids)
         self._recording.play(cache)
