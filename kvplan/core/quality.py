@@ -107,6 +107,7 @@ def quality_for(rows: Iterable[QualityRow], name: str, task: str, family: str, e
     nearby = NEARBY_TASKS[task]
 
     def distance(row: QualityRow) -> tuple[float, ...]:
+        """The less the nearer: measured figures first, then those of a like task, this engine and this family."""
         worth = (not row.measured, row.recalled, row.loss_ratio is None, row.vendor_claim)
         return (*worth, nearby.index(row.task), row.engine != engine, row.family != family, -(row.loss_ratio or 0.0))
 
@@ -179,6 +180,7 @@ def speed_for(
     asked = (head_dim, major, engine)
 
     def scopes(row: SpeedRow) -> tuple[int | str | None, ...]:
+        """What a row is restricted to, None where it holds for all."""
         return (row.head_dim, row.capability_major, row.engine)
 
     fitting = [

@@ -131,6 +131,7 @@ def larger_share(result: FitResult, engine: Engine) -> Iterator[Suggestion]:
     percents = range(budget.requested_bytes * 100 // budget.memory_bytes + 1, int((highest or 0) * 100) + 1)
 
     def request(percent: int) -> FitRequest:
+        """The same with this share of the memory."""
         return replace(result.request, memory_utilization=Fraction(percent, 100))
 
     first = bisect_left(percents, True, key=lambda percent: _fits(result, engine, request(percent)))

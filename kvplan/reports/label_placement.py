@@ -49,6 +49,7 @@ def choose_box(candidates: Iterable[Box], page: Box, taken: Sequence[Box], drawn
     """
 
     def cost(box: Box) -> float:
+        """How much a label in this place hides, or loses itself."""
         area = (box.right - box.left) * (box.bottom - box.top)
         hidden = area - box.overlap(page) + sum(map(box.overlap, taken))
         return 100 * hidden + sum(box.holds(x, y) for x, y in drawn)

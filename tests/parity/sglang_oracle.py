@@ -27,9 +27,11 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "kvplan" / "runtime" / "verify" / "engine_scripts"))
 
 from sglang_cases import CASES
 from sglang_stand_in import install, use_gpu
+from start_sglang import tensor_bytes
 
 ARGUMENTS = {
     "page_size": "page_size",
@@ -290,30 +292,6 @@ def _allocate(kvc: Any, config: Any) -> dict[str, Any]:
     if isinstance(sized, tuple):
         answer["k_bytes"], answer["v_bytes"] = (int(size) for size in sized)
     return answer
-
-
-def tensor_bytes(root: Any, skipped: set[int]) -> int:
-    """Bytes of all storages that an object's attributes reach; pointer tables (64-bit integers) are not cache."""
-    import torch
-
-    storages: dict[int, int] = {}
-    seen, queue = set(skipped), [root]
-    while queue:
-        value = queue.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            if value.dtype not in (torch.int64, torch.uint64):
-                storage = value.untyped_storage()
-                storages[storage._cdata] = storage.nbytes()
-        elif isinstance(value, dict):
-            queue += value.values()
-        elif isinstance(value, (list, tuple, set)):
-            queue += value
-        elif type(value).__module__.startswith("sglang.") and hasattr(value, "__dict__"):
-            queue += vars(value).values()
-    return sum(storages.values())
 
 
 def main() -> None:

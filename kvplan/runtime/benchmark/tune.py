@@ -32,6 +32,7 @@ def main() -> None:
     what = sys.argv[1:] or ["rows", "attention"]
 
     def sweep(configs: Iterable[Config], launch: Callable[[Config], object], name: str, moved: int) -> None:
+        """Time a launch in every configuration and print the best, as shares of the copy bandwidth."""
         timed = sorted((seconds(launch, config), config) for config in configs)
         for time, config in timed[:BEST_SHOWN]:
             print(f"{name:34}{time * 1e3:8.3f} ms {moved / time / copied:5.0%}  {config}", flush=True)

@@ -59,7 +59,7 @@ def tensor_bytes(root: Any, skipped: set[int]) -> int:
         if isinstance(value, torch.Tensor):
             if value.dtype not in (torch.int64, torch.uint64):
                 storage = value.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
+                storages[storage._cdata] = storage.nbytes()  # an address tells no meta tensors apart
         elif isinstance(value, dict):
             left += value.values()
         elif isinstance(value, (list, tuple, set)):
