@@ -18,6 +18,8 @@ PARTS = {
     "allocation": "real caches",
     "frontier": "the largest that fits, and one more",
     "model_code": "the models' own code",
+    "engine": "vLLM, started on skeletons",
+    "ranks": "two ranks' shards",
 }
 """What ``verify_many.py`` writes, and how the README calls it."""
 

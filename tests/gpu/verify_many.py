@@ -5,7 +5,9 @@
 ``allocation.json``: real caches of 32 models over all kinds of layers, each in five formats, those of a model of every
 other family in two, and the cache of a 70B model at 131,072 tokens with as many requests as the device holds.
 ``frontier.json``: the largest number of requests that ``fit`` predicts, and the next block. ``model_code.json``:
-transformers' own code of each architecture. Stored in ``tests/vectors/verify_DEVICE``, they are read by
+transformers' own code of each architecture. ``engine.json``: vLLM itself, started on skeletons, where
+``KVPLAN_VLLM_PYTHON`` names an interpreter that has it. ``ranks.json``: two processes that torchrun starts, each with
+its own shard, joined by NCCL where there are two GPUs. Stored in ``tests/vectors/verify_DEVICE``, they are read by
 ``test_stored_reports.py``, and ``stored_reports.py`` prints the README's table of them. A CPU runs it, too, in what
 memory it has.
 """
@@ -13,7 +15,9 @@ memory it has.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +39,7 @@ from kvplan.runtime.verify.device import choose_device, device_facts, versions
 from kvplan.runtime.verify.model_code import CodeOptions, verify_many
 from kvplan.runtime.verify.run import Case, Place, verify_cases
 from kvplan.specs.reference import resolve_model
+from kvplan.specs.verify_report import read_verification
 
 FORMATS = ("auto", "fp8", "int8", "int4", "kivi2")
 MODELS = (
@@ -72,6 +77,19 @@ CODE = (
     *("deepseek-v2-lite", "deepseek-v3", "llama-4-scout", "mamba-130m", "falcon-mamba-7b", "qwen3-next-80b-a3b"),
     *("lfm2-8b-a1b", "smollm2-360m", "granite-4.0-h-micro", "command-r7b", "opt-125m", "bart-base"),
 )
+ENGINE = (
+    *(("llama-3.1-8b", "auto"), ("llama-3.1-8b", "fp8"), ("gemma-3-27b", "auto"), ("deepseek-v2-lite", "auto")),
+    *(("gpt-oss-20b", "auto"), ("qwen3-next-80b-a3b", "auto"), ("falcon-mamba-7b", "auto"), ("jamba-v0.1", "auto")),
+    *(("qwen3-30b-a3b", "fp8"), ("llama-4-scout", "auto"), ("lfm2-8b-a1b", "auto"), ("mistral-7b-v0.1", "int8")),
+)
+ENGINE_CONTEXT = "32k"
+RANKS = (
+    "llama-3.1-70b --tp 2 --kv-dtype fp8 --ctx 128k --concurrency 11",
+    "gemma-3-1b --tp 2 --ctx 32k --concurrency 8",
+    "deepseek-v2-lite --tp 2 --ctx 32k --concurrency 4",
+    "gemma-3-27b --pp 2 --ctx 32k --concurrency 4",
+)
+"""Eight heads in two halves and eleven requests that fill the device; one head, copied; a latent on both; stages."""
 
 
 def allocations(models: tuple[str, ...], others: tuple[str, ...], most_bytes: int) -> Iterator[Case]:
@@ -126,6 +144,49 @@ def model_code(device: torch.device, names: tuple[str, ...], seconds: float) -> 
     )
 
 
+def engine_starts(device: torch.device, names: tuple[tuple[str, str], ...], seconds: float) -> Verification:
+    """vLLM's own figures of each model; none is started after ``seconds``."""
+    found, started = [], time.monotonic()
+    for name, text in names:
+        if time.monotonic() - started > seconds:
+            print(f"{name} {text}: not started, for want of time", file=sys.stderr)
+            continue
+        model, engine = resolve_model(name), get_engine("vllm")
+        request = build_request(model, ENGINE_CONTEXT, RequestWords(kv_dtype=text), engine)
+        result = size_model(model, request, engine)
+        case = Case(result=result, subject=f"{name} {text} {ENGINE_CONTEXT}", groups=("engine",), against=("vllm",))
+        found.append(verify_cases([case], {}, Place(device=device)))
+        print(f"{case.subject}: {len(found[-1].checks)} checks, {time.monotonic() - started:.0f} s", flush=True)
+    return joined(found, "engine")
+
+
+def several_ranks(names: tuple[str, ...], processes: int = 2) -> Verification:
+    """What each of two processes found of its shard."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            path = Path(folder, "report.json")
+            launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+            words = ["-m", "kvplan", "verify", "--report", str(path), "--model", *name.split()]
+            subprocess.run([*launch, *words], stdout=subprocess.DEVNULL, check=False)
+            one = read_verification(path)
+            path.unlink()
+            found.append(replace(one, checks=tuple(replace(c, subject=f"{name}, {c.subject}") for c in one.checks)))
+    return joined(found, "ranks")
+
+
+def joined(found: list[Verification], name: str) -> Verification:
+    """Several verifications as one."""
+    return replace(
+        found[0],
+        request={"set": name},
+        checks=tuple(check for entry in found for check in entry.checks),
+        skipped=tuple(line for entry in found for line in entry.skipped),
+        notes=tuple(line for entry in found for line in entry.notes),
+        shares={},
+    )
+
+
 def main() -> None:
     """Run everything and write the reports."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,6 +195,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=MOST_GIB, help="memory of an allocation that is not the 70B's")
     parser.add_argument("--parts", default="allocation,frontier,model_code")
     parser.add_argument("--code-seconds", type=float, default=300.0, help="no model's code begins after this")
+    parser.add_argument("--engine-seconds", type=float, default=900.0, help="no engine is started after this")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device = choose_device()
@@ -143,6 +205,8 @@ def main() -> None:
         "allocation": lambda: verify_cases(list(cases), {"set": "allocation"}, place),
         "frontier": lambda: verify_cases(list(frontiers())[:count], {"set": "frontier"}, place),
         "model_code": lambda: model_code(device, CODE[:count], options.code_seconds),
+        "engine": lambda: engine_starts(device, ENGINE[:count], options.engine_seconds),
+        "ranks": lambda: several_ranks(RANKS[:count]),
     }
     for name in options.parts.split(","):
         run = parts[name]

@@ -37,12 +37,19 @@ def varied_rows(width: int) -> torch.Tensor:
     return rows
 
 
+def stored_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a field; which of bfloat16's NaNs a conversion leaves is each processor's own, so all become one."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.masked_fill(tensor.isnan(), float("nan"))
+    return tensor.view(torch.uint8)
+
+
 @pytest.mark.parametrize(("name", "part", "width"), EXACT)
 def test_bytes_and_values_are_those_of_the_cpu(name: str, part: str, width: int) -> None:
     codec, rows = codec_of(name, part, width), varied_rows(width)
     expected, stored = codec.encode(rows, {}), codec.encode(rows.cuda(), {})
     for field, tensor in expected.items():
-        assert torch.equal(stored[field].cpu().view(torch.uint8), tensor.view(torch.uint8)), field
+        assert torch.equal(stored_bytes(stored[field].cpu()), stored_bytes(tensor)), field
     values = codec.decode(stored, {}, torch.float32).cpu()
     torch.testing.assert_close(values, codec.decode(expected, {}, torch.float32), rtol=1e-6, atol=0, equal_nan=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -286,11 +287,15 @@ def test_the_device_and_the_versions_are_told() -> None:
     assert versions()["torch"] == torch.__version__
 
 
+def found_on_a_gpu(name: str) -> Findings:
+    return check_allocation(sized(first_layers(name), 3000, **CASES[name]), choose_device("cuda"))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", CASES)
-def test_a_gpu_allocates_to_the_byte_what_is_predicted(name: str) -> None:
-    findings = check_allocation(sized(first_layers(name), 3000, **CASES[name]), choose_device("cuda"))
+def test_a_gpu_allocates_to_the_byte_what_is_predicted(name: str, fresh_process: ProcessPoolExecutor) -> None:
+    findings = fresh_process.submit(found_on_a_gpu, name).result()
     assert failed(findings) == []
     assert {"allocated by torch", "reserved by torch", "free memory of the device"} <= {
         check.what for check in findings.checks

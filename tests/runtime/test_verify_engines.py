@@ -178,6 +178,15 @@ def test_a_stated_block_is_predicted_for_vllms_cpu_build_too(tmp_path: Path) -> 
     assert found["layers 0-31 full_attention"].predicted_bytes == 524288 // 4  # 32 tokens of 128
 
 
+def test_vllm_asks_a_gpu_in_use_for_no_more_than_is_free(tmp_path: Path) -> None:
+    gpu = {"kind": "cuda", "name": "NVIDIA L4", "compute_capability": [8, 9], "vendor": "nvidia", "flashinfer": False}
+    answers = answers_of("vllm", "llama-3.1-8b")
+    for answer in answers:
+        answer["body"]["device"] = {**gpu, "memory_bytes": 24 << 30, "free_bytes": 12 << 30}
+    verify_engine(kvplan.size("llama-3.1-8b", "4k"), "vllm", stand_in(tmp_path, answers))
+    assert 0.4 < asked_of(tmp_path)["arguments"]["gpu_memory_utilization"] < 0.5
+
+
 def test_options_of_llamacpp_reach_llamacpp(tmp_path: Path) -> None:
     words = "llamacpp:swa_full=true,ubatch=256,flash_attention=off"
     result = kvplan.size("gemma-3-27b", "4k", engine=words, kv_dtype="f32", concurrency=2)

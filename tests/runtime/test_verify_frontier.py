@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from kvplan.engines import get_engine  # noqa: E402
 from kvplan.planning.fit import fit_model  # noqa: E402
 from kvplan.planning.fit_request import FitWords, build_fit_request  # noqa: E402
 from kvplan.runtime.verify import frontier  # noqa: E402
+from kvplan.runtime.verify.findings import Findings  # noqa: E402
 from kvplan.runtime.verify.frontier import check_frontier, growth_of  # noqa: E402
 from kvplan.runtime.verify.limited_memory import largest_in_limit  # noqa: E402
 from kvplan.runtime.verify.stored_tensors import TensorShape  # noqa: E402
@@ -155,11 +157,15 @@ def test_the_frontier_of_an_allocator_with_other_rules_is_not_predicted(monkeypa
     assert findings.skipped == ("frontier: PYTORCH_CUDA_ALLOC_CONF changes torch's allocator",)
 
 
+def found_on_a_gpu(engine: str) -> Findings:
+    device = torch.device("cuda", torch.cuda.current_device())
+    return check_frontier(fitted("qwen3-0.6b", gpu="t4", ctx="4k", engine=engine), device)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "transformers"])
-def test_the_frontier_of_a_gpu_is_where_it_is_predicted(engine: str) -> None:
-    device = torch.device("cuda", torch.cuda.current_device())
-    findings = check_frontier(fitted("qwen3-0.6b", gpu="t4", ctx="4k", engine=engine), device)
+def test_the_frontier_of_a_gpu_is_where_it_is_predicted(engine: str, fresh_process: ProcessPoolExecutor) -> None:
+    findings = fresh_process.submit(found_on_a_gpu, engine).result()
     assert findings.checks
     assert [check.what for check in findings.checks if not check.passed] == []

@@ -102,7 +102,7 @@ def verify(result: SizeResult, python: str, progress: Progress) -> Findings:
     start = _Start(skeleton=skeleton, request=request, engine=engine, kv_memory_bytes=0, block_tokens=stated)
     start = replace(start, kv_memory_bytes=_cache_bytes(start, probe["device"]))
     progress(f"starting vLLM {probe['version']}")
-    answer = _ask(_question(start, python))
+    answer = _ask(_question(start, python, probe["device"]))
     if "refused" in answer.body:
         words = " ".join(str(answer.body["refused"]).split())[:400]
         raise UnsupportedError(f"vLLM {probe['version']} does not start on the skeleton: {words}", _cause(answer.log))
@@ -186,7 +186,7 @@ def _cache_bytes(start: _Start, device: Mapping[str, Any]) -> int:
     return stated or needed
 
 
-def _question(start: _Start, python: str) -> Question:
+def _question(start: _Start, python: str, device: Mapping[str, Any]) -> Question:
     """The arguments of ``vllm.LLM``."""
     settings, kv_format, run = start.request.settings, start.request.choice.kv_format, start.plan().run
     skipped = [*map(str, sorted(kv_format.native_layers)), *(["sliding_window"] if kv_format.native_windows else [])]
@@ -203,6 +203,7 @@ def _question(start: _Start, python: str) -> Question:
         "mamba_cache_dtype": start.engine.mamba_cache_dtype,
         "mamba_ssm_cache_dtype": start.engine.mamba_ssm_cache_dtype,
         "attention_backend": settings.attention_backend,
+        "gpu_memory_utilization": _utilization(device),
     }
     return Question(
         script=_SCRIPT,
@@ -212,6 +213,17 @@ def _question(start: _Start, python: str) -> Question:
         environment=_ENVIRONMENT,
         config=start.skeleton.values,
     )
+
+
+def _utilization(device: Mapping[str, Any]) -> float | None:
+    """The share of a GPU that is free for vLLM, in hundredths.
+
+    With ``kv_cache_memory_bytes`` it sizes nothing, but vLLM does not start where less than that share is free
+    (0.25.1 ``v1/worker/utils.py:414``), and its default is nearly all of the GPU.
+    """
+    if device["kind"] == "cpu":
+        return None
+    return max(1, 100 * usable_bytes(int(device["free_bytes"])) // int(device["memory_bytes"])) / 100
 
 
 def _as_resolved(start: _Start, answer: Mapping[str, Any]) -> _Start:
